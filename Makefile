@@ -1,0 +1,48 @@
+# Two commands do everything on a fresh machine with Python 3.11+ and make: `make demo` and `make test`.
+# Each first makes .venv from requirements.lock (names, versions, hashes), once, and again when the lock changes.
+PYTHON ?= python3
+SEED ?= 0
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: demo test lint format lock help-texts bench clean
+
+demo: $(READY)
+	$(BIN)/python -m medvlm_cli.demo --seed $(SEED)
+
+test: $(READY) lint
+	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+lint: $(READY)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: $(READY)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(READY)
+	$(BIN)/python tests/bench/read_figures.py
+
+# The help texts in README.md, written anew from the program.
+help-texts: $(READY)
+	$(BIN)/python tests/test_docs.py
+
+# Resolve the newest versions that fit together; vllm and ray stay out, they bring their own worlds.
+lock: $(READY)
+	$(BIN)/uv pip compile pyproject.toml --extra train --extra medical --extra dev --universal --python-version 3.11 \
+	  --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --upgrade -o requirements.lock
+
+# uv installs the 6 GB of wheels several times faster than pip; it comes from the lock too, by its own hashes.
+$(READY): requirements.lock pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "medvlm needs Python 3.11 or later: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv .venv
+	awk '/^[^ #]/ {keep = /^uv==/} keep' requirements.lock > .venv/uv.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r .venv/uv.lock
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes --no-deps -r requirements.lock
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .
+	touch $(READY)
+
+clean:
+	rm -rf .venv build dist *.egg-info medvlm-workspace

@@ -1,0 +1,1 @@
+"""The library under the verbs: files, prompts, model, training, scores."""

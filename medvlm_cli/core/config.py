@@ -1,0 +1,277 @@
+"""The settings of every verb: one frozen dataclass each, filled from a preset and from ``--set key=value``.
+
+Order: defaults, preset, ``--set``.  Types come from the dataclass, because YAML alone reads ``1e-3`` as a string.
+A default is the paper's number where the paper gives one (tables 8 and 9 of Llama3-Med).
+"""
+
+import dataclasses
+import difflib
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+
+import yaml
+
+from medvlm_cli.core.errors import ConfigError
+
+FITS = ("squash", "pad", "crop")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FetchConfig:
+    """Settings of ``medvlm fetch``."""
+
+    n: int = 3000
+    """Figures to draw (source ``phantom``)."""
+    questions: int = 400
+    """Figures to draw and ask about (benchmark ``phantom-vqa``)."""
+    seed: int = 0
+    """Seed of what is drawn."""
+    license: str = "all"
+    """Licences to keep: commercial, noncommercial or all."""
+    mirror: tuple[str, ...] = ()
+    """Folders of articles with their images (source ``pmc``); the verb sets it from ``--mirror``."""
+    images: str = ""
+    """Folder of images (source ``folder``); the verb sets it from its argument."""
+    captions: str = ""
+    """CSV or JSONL file of captions (source ``folder``); empty: the only one in the folder."""
+
+    def __post_init__(self) -> None:
+        _at_least(self, 1, "n", "questions")
+        _one_of(self, "license", ("all", "commercial", "noncommercial"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class SynthesizeConfig:
+    """Settings of ``medvlm synthesize``."""
+
+    teacher: str = "template"
+    """Who writes the instruction conversations."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Settings that ``pretrain`` and ``finetune`` share."""
+
+    lr: float = 1e-3
+    """Peak learning rate of AdamW."""
+    batch: int = 256
+    """Conversations per optimiser step, over all devices and accumulation steps."""
+    micro_batch: int = 8
+    """Conversations per device and forward pass; the rest of ``batch`` is accumulated."""
+    epochs: float = 1.0
+    """Passes over the training conversations."""
+    warmup: float = 0.03
+    """Fraction of the steps spent warming up, from 0 to 1."""
+    weight_decay: float = 0.0
+    """AdamW's weight decay."""
+    max_length: int = 2048
+    """Longest sequence in tokens, image placeholders included."""
+    precision: str = "bf16"
+    """Arithmetic of training: bf16 or fp32."""
+    zero: int = 2
+    """DeepSpeed ZeRO stage where more than one device trains: 0 (plain data parallel), 2 or 3."""
+    checkpointing: bool = True
+    """Recompute activations in the backward pass instead of keeping them."""
+    cache_features: bool = False
+    """Encode every figure once and keep the tower's features on disk (5.6 MB a figure at 729 x 3840)."""
+    save_every: int = 200
+    """Optimiser steps between two resumable checkpoints."""
+    seed: int = 0
+    """Seed of the connector's weights and of the order of the data."""
+
+    def __post_init__(self) -> None:
+        _at_least(self, 1, "batch", "micro_batch", "max_length", "save_every")
+        if not 0 <= self.warmup <= 1:
+            raise ConfigError(f"warmup is {self.warmup}, outside 0 to 1", "give a fraction, for example 0.03")
+        if not self.lr > 0 or not self.epochs > 0:
+            raise ConfigError(f"lr is {self.lr} and epochs is {self.epochs}; both must be above 0")
+        _one_of(self, "precision", ("bf16", "fp32"))
+        _one_of(self, "zero", (0, 2, 3))
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainConfig(TrainConfig):
+    """Settings of ``medvlm pretrain``, which builds the model and trains its connector alone."""
+
+    tower: str = "dfn5b-vit-h-14-378"
+    """Vision tower: a name of ``core.model.towers``, a folder, or ``tiny`` (made by medvlm itself)."""
+    llm: str = "meta-llama/Meta-Llama-3-8B-Instruct"
+    """Language model: a hub id, a folder, or ``tiny`` (made by medvlm itself)."""
+    scales: tuple[int, ...] = (378, 756, 1134)
+    """Pixels at which the tower reads each image; multiples of the first."""
+    fit: str = "squash"
+    """How an image is made square: squash, pad or crop."""
+    antialias: bool = False
+    """Antialias the reduction to the smaller scales; the paper's code does not."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _one_of(self, "fit", FITS)
+        if not self.scales or any(scale <= 0 or scale % self.scales[0] for scale in self.scales):
+            raise ConfigError(f"scales are {self.scales}", "give the tower's size first, then multiples of it")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneConfig(TrainConfig):
+    """Settings of ``medvlm finetune``, which trains the language model and the connector."""
+
+    lr: float = 2e-5
+    """Peak learning rate of AdamW."""
+    batch: int = 128
+    """Conversations per optimiser step, over all devices and accumulation steps."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalConfig:
+    """Settings of ``medvlm eval``."""
+
+    split: str = "test"
+    """Questions to ask: those of this split."""
+    batch: int = 16
+    """Questions generated together."""
+    max_new_tokens: int = 64
+    """Longest answer in tokens."""
+    precision: str = "bf16"
+    """Arithmetic of generation: bf16 or fp32."""
+
+    def __post_init__(self) -> None:
+        _at_least(self, 1, "batch", "max_new_tokens")
+        _one_of(self, "precision", ("bf16", "fp32"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChatConfig:
+    """Settings of ``medvlm chat``."""
+
+    max_new_tokens: int = 512
+    """Longest answer in tokens."""
+    temperature: float = 0.0
+    """0 answers greedily; above it, sampling."""
+    precision: str = "bf16"
+    """Arithmetic of generation: bf16 or fp32."""
+
+    def __post_init__(self) -> None:
+        _at_least(self, 1, "max_new_tokens")
+        _one_of(self, "precision", ("bf16", "fp32"))
+
+
+Config = TypeVar("Config")
+
+
+def load(kind: type[Config], preset: str | None, overrides: Sequence[str] = ()) -> Config:
+    """Fill the settings of one verb.
+
+    Args:
+        kind: the dataclass, ``PretrainConfig`` for the section ``pretrain``.
+        preset: name of a file in ``configs/``, or a path of a YAML file; None takes ``default_preset()``.
+        overrides: ``key=value`` strings, the last one wins.
+
+    Raises:
+        ConfigError: no such preset, an unknown key (the nearest known one is named), or a value of another type.
+    """
+    path = find_preset(preset or default_preset())
+    verb = kind.__name__.removesuffix("Config").lower()
+    values: dict[str, Any] = {}
+    for key, value in _section(path, verb).items():
+        values[key] = _typed(kind, key, value, f"{path.name}, section {verb}", verb)
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals:
+            raise ConfigError(f"--set {override}: no '='", "write --set key=value")
+        values[key.strip()] = _typed(kind, key.strip(), text.strip(), f"--set {override}", verb)
+    return kind(**values)
+
+
+def default_preset() -> str:
+    """The preset of a verb called without ``-c``: the paper's where an NVIDIA driver is loaded, else ``tiny``."""
+    return "llama3-med-8b" if os.path.exists("/dev/nvidiactl") else "tiny"
+
+
+def presets() -> dict[str, Path]:
+    """Name and file of every preset that ships with medvlm."""
+    package = Path(__file__).resolve().parents[1]
+    folder = package / "configs"  # in a wheel
+    if not folder.is_dir():
+        folder = package.parent / "configs"  # in a checkout
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def find_preset(preset: str) -> Path:
+    """The file of a preset, given by name or by path.
+
+    Raises:
+        ConfigError: there is neither.
+    """
+    known = presets()
+    if preset in known:
+        return known[preset]
+    if Path(preset).is_file():
+        return Path(preset)
+    hint = difflib.get_close_matches(preset, known, 1)
+    fix = f"did you mean '{hint[0]}'?" if hint else f"give a YAML file, or one of {', '.join(known)}"
+    raise ConfigError(f"-c {preset}: no such preset", fix)
+
+
+def _section(path: Path, verb: str) -> Mapping[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not YAML ({str(error).splitlines()[0]})") from error
+    verbs = ("fetch", "synthesize", "pretrain", "finetune", "eval", "chat")
+    if not isinstance(content, dict) or not all(isinstance(part, dict | None) for part in content.values()):
+        raise ConfigError(f"{path}: a preset is one section a verb, each with key: value lines")
+    for name in content:
+        if name not in verbs:
+            raise ConfigError(f"{path}: no verb '{name}'", f"name the sections {', '.join(verbs)}")
+    return content.get(verb) or {}
+
+
+def _typed(kind: type, key: str, value: Any, where: str, verb: str) -> Any:
+    types = get_type_hints(kind)
+    if key not in types:
+        hint = difflib.get_close_matches(key, types, 1)
+        fix = f"did you mean '{hint[0]}'?" if hint else f"settings of {verb}: {', '.join(types)}"
+        raise ConfigError(f"{where}: {verb} has no setting '{key}'", fix)
+    try:
+        return _cast(types[key], value)
+    except (TypeError, ValueError) as error:
+        wanted = getattr(types[key], "__name__", str(types[key]))
+        raise ConfigError(f"{where}: '{key}' must be {wanted}, not {value!r}") from error
+
+
+def _cast(type_: Any, value: Any) -> Any:
+    """``value`` as ``type_``; text is read as a person writes it: ``32,64``, ``true``, ``1e-3``."""
+    if get_origin(type_) is tuple:
+        parts = value.strip("[]()").split(",") if isinstance(value, str) else value
+        parts = parts if isinstance(parts, list | tuple) else [parts]
+        return tuple(_cast(get_args(type_)[0], part.strip() if isinstance(part, str) else part) for part in parts)
+    if type_ is bool:
+        words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+        if str(value).lower() not in words:
+            raise ValueError(value)
+        return words[str(value).lower()]
+    if type_ is int and isinstance(value, float) and not value.is_integer():
+        raise ValueError(value)
+    return type_(value)
+
+
+def _at_least(config: Any, least: int, *names: str) -> None:
+    for name in names:
+        if getattr(config, name) < least:
+            raise ConfigError(f"{name} is {getattr(config, name)}, below {least}")
+
+
+def _one_of(config: Any, name: str, allowed: tuple) -> None:
+    if getattr(config, name) not in allowed:
+        given = ", ".join(str(value) for value in allowed)
+        raise ConfigError(f"{name} is {getattr(config, name)!r}", f"give one of {given}")
+
+
+def as_dict(config: Any) -> dict[str, Any]:
+    """The settings as JSON takes them, for ``run.json`` and the fingerprint."""
+    return {
+        key: list(value) if isinstance(value, tuple) else value for key, value in dataclasses.asdict(config).items()
+    }

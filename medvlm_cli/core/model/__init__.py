@@ -1,0 +1,1 @@
+"""The vision-language model: tower, three scales, connector, language model."""

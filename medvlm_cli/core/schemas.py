@@ -1,0 +1,148 @@
+"""The Arrow schemas of everything that passes between the verbs, each declared once.
+
+Arrow does not enforce ``nullable=False``, so what must never be null is listed in the schema's metadata and checked by
+``core.arrow``.  Every field stays nullable for Arrow itself, because other readers (``datasets.Image``) ask for that.
+Change a column, raise the number.
+"""
+
+import json
+
+import pyarrow as pa
+
+IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+"""What Hugging Face's ``Image`` feature asks for, exactly: these two children, nullable, in this order."""
+
+
+def _required(name: str, type_: pa.DataType) -> pa.Field:
+    return pa.field(name, type_, metadata={b"required": b"1"})
+
+
+def _schema(name: str, *fields: pa.Field) -> pa.Schema:
+    """Put the schema's name and, where it holds images, the feature declaration of ``datasets`` into the metadata."""
+    metadata = {b"medvlm": json.dumps({"schema": name}).encode()}
+    if any(field.type == IMAGE for field in fields):
+        features = {field.name: _feature(field.type) for field in fields}
+        metadata[b"huggingface"] = json.dumps({"info": {"features": features}}).encode()
+    return pa.schema(list(fields), metadata=metadata)
+
+
+def _feature(type_: pa.DataType) -> dict | list:
+    """The type as ``datasets`` spells it in the ``huggingface`` metadata of an Arrow schema."""
+    if type_ == IMAGE:
+        return {"_type": "Image"}
+    if pa.types.is_list(type_):
+        return {"feature": _feature(type_.value_type), "_type": "List"}
+    if pa.types.is_struct(type_):
+        return {field.name: _feature(field.type) for field in type_}
+    if pa.types.is_fixed_size_binary(type_):
+        return {"dtype": f"fixed_size_binary[{type_.byte_width}]", "_type": "Value"}
+    names = {pa.float64(): "float64", pa.float32(): "float32", pa.bool_(): "bool"}
+    return {"dtype": names.get(type_, str(type_)), "_type": "Value"}
+
+
+def name_of(schema: pa.Schema) -> str:
+    """The name and number of a schema of ours, ``figures/1``."""
+    return json.loads(schema.metadata[b"medvlm"])["schema"]
+
+
+FIGURES = _schema(
+    "figures/1",
+    _required("figure_id", pa.string()),  # unique in the dataset, "PMC7096066/fig2"
+    _required("source", pa.string()),
+    _required("image", IMAGE),  # as fetched
+    _required("image_sha256", pa.binary(32)),
+    _required("width", pa.int32()),  # pixels
+    _required("height", pa.int32()),  # pixels
+    _required("caption", pa.string()),
+    pa.field("label", pa.string()),  # "Figure 2"
+    _required("mentions", pa.list_(pa.struct([("text", pa.string()), ("panel", pa.string())]))),
+    _required("modality", pa.string()),  # chest_xray ct mri histology gross ... or unknown
+    pa.field("modality_source", pa.string()),
+    pa.field("n_panels", pa.int32()),
+    _required("license", pa.string()),  # SPDX or unknown
+    _required("commercial_ok", pa.bool_()),
+    _required("retracted", pa.bool_()),
+    _required("third_party", pa.bool_()),
+    pa.field("article_id", pa.string()),
+    pa.field("doi", pa.string()),
+    pa.field("title", pa.string()),
+    pa.field("url", pa.string()),
+)
+
+CONVERSATIONS = _schema(
+    "conversations/1",
+    _required("conversation_id", pa.string()),
+    _required("figure_id", pa.string()),  # joins figures/1; images are stored once
+    _required("kind", pa.string()),  # caption or instruct
+    _required("turns", pa.list_(pa.struct([("role", pa.string()), ("text", pa.string())]))),
+    _required("teacher", pa.string()),  # template, claude:<model>, vllm:<model>, imported:<name>
+    _required("teacher_planned", pa.string()),
+    _required("prompt_id", pa.string()),  # first 12 hex of the prompt's sha256
+    pa.field("request_sha256", pa.string()),
+    pa.field("raw_response", pa.string()),
+    pa.field("stop_reason", pa.string()),
+    pa.field("input_tokens", pa.int32()),
+    pa.field("output_tokens", pa.int32()),
+    pa.field("cost_usd", pa.float64()),
+    _required("license_tags", pa.list_(pa.string())),
+    _required("split", pa.string()),  # train or val
+)
+
+QUESTIONS = _schema(
+    "questions/1",
+    _required("question_id", pa.string()),
+    _required("benchmark", pa.string()),
+    _required("split", pa.string()),
+    _required("kind", pa.string()),  # open or closed
+    _required("image", IMAGE),
+    _required("image_id", pa.string()),
+    _required("question", pa.string()),
+    _required("choices", pa.list_(pa.string())),  # empty unless named
+    _required("answers", pa.list_(pa.string())),
+    pa.field("category", pa.string()),  # the benchmark's own
+)
+
+ANSWERS = _schema(
+    "answers/1",
+    _required("question_id", pa.string()),
+    _required("benchmark", pa.string()),
+    _required("checkpoint", pa.string()),
+    _required("prompt", pa.string()),  # exactly what the model was given
+    _required("answer", pa.string()),
+    _required("finish", pa.string()),  # stop or length
+    _required("tokens", pa.int32()),
+    _required("seconds", pa.float32()),
+    pa.field("recall", pa.float32()),  # open questions: token recall; null for closed ones
+    pa.field("accuracy", pa.float32()),  # closed questions: 0 or 1; null for open ones
+)
+
+STEPS = _schema(
+    "steps/1",
+    _required("step", pa.int64()),
+    _required("loss", pa.float32()),  # nats per target token
+    _required("lr", pa.float32()),
+    _required("grad_norm", pa.float32()),
+    _required("tokens", pa.int64()),
+    _required("seconds", pa.float32()),
+    pa.field("peak_bytes", pa.int64()),
+)
+
+REJECTS = _schema(
+    "rejects/1",
+    _required("id", pa.string()),
+    _required("stage", pa.string()),
+    _required("reason", pa.string()),  # a code
+    _required("message", pa.string()),
+    pa.field("raw", pa.string()),
+)
+
+
+def features_schema(tokens: int, channels: int) -> pa.Schema:
+    """The schema of cached tower features, features/1; 5.6 MB a figure at 729 tokens of 3840 channels."""
+    return _schema(
+        "features/1",
+        _required("figure_id", pa.string()),
+        _required("tower", pa.string()),
+        _required("scales", pa.list_(pa.int32())),
+        _required("features", pa.list_(pa.float16(), tokens * channels)),
+    )

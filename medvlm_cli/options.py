@@ -1,0 +1,100 @@
+"""The options that every verb has, declared once, and what they mean: workspace, output, settings, how to speak."""
+
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from medvlm_cli import render
+from medvlm_cli.core.config import Config, as_dict, load
+from medvlm_cli.core.errors import INCOMPLETE
+from medvlm_cli.core.workspace import Workspace
+
+OPTIONS: dict[str, tuple[Any, Any]] = {
+    "workspace": (
+        Annotated[
+            Path | None,
+            typer.Option(
+                "-w", "--workspace", help="Folder of all inputs and outputs.", show_default="medvlm-workspace"
+            ),
+        ],
+        None,
+    ),
+    "out": (Annotated[Path | None, typer.Option("-o", "--out", help="Write here, not into the workspace.")], None),
+    "preset": (
+        Annotated[str | None, typer.Option("-c", "--config", help="Preset by name, or a YAML file.")],
+        None,
+    ),
+    "settings": (
+        Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one setting; repeatable.")],
+        None,
+    ),
+    "json": (Annotated[bool, typer.Option("--json", help="Print the result as JSON.")], False),
+    "quiet": (Annotated[bool, typer.Option("-q", "--quiet", help="No progress, no hints.")], False),
+    "verbose": (Annotated[int, typer.Option("-v", "--verbose", count=True, help="Say more; twice for debug.")], 0),
+    "dry_run": (Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")], False),
+}
+
+
+@dataclass(frozen=True)
+class Shared:
+    """The shared options of one call."""
+
+    workspace: Workspace
+    out: Path | None
+    preset: str | None
+    settings: tuple[str, ...]
+    json: bool
+    quiet: bool
+    dry_run: bool
+
+    def config(self, kind: type[Config], *, own: bool = True) -> Config:
+        """The settings of the verb, from the preset and ``--set``; of another verb (``own=False``), without ``--set``."""
+        return load(kind, self.preset, self.settings if own else ())
+
+    def output(self, *parts: str) -> Path:
+        """Where to write: ``-o``, else the place in the workspace."""
+        return self.out or self.workspace.path(*parts)
+
+    def run(self, plan: dict[str, Any], config: Any, stage: Callable[[render.Tell], dict[str, Any]]) -> None:
+        """Run a stage under a progress display and print its summary; with ``--dry-run`` print the plan alone.
+
+        Raises:
+            typer.Exit: with the code ``INCOMPLETE``, when the summary's ``retry`` counts rows that a retry may cure.
+        """
+        if self.dry_run:
+            summary = plan | {"settings": as_dict(config), "dry_run": True}
+        else:
+            with render.progress(quiet=self.quiet) as tell:
+                summary = stage(tell)
+        render.result(summary, as_json=self.json)
+        if summary.get("retry"):
+            render.hint("some rows were rejected by faults that you can mend: see `rejects` in the output folder")
+            raise typer.Exit(INCOMPLETE)
+
+
+def shared_options(verb: Callable[..., Any]) -> Callable[..., Any]:
+    """Let a verb that takes ``shared: Shared`` have every option of ``OPTIONS`` on the command line."""
+    signature = inspect.signature(verb)
+    own = [parameter for parameter in signature.parameters.values() if parameter.name != "shared"]
+    extra = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=kind, default=default)
+        for name, (kind, default) in OPTIONS.items()
+    ]
+
+    @functools.wraps(verb)
+    def call(**given: Any) -> Any:
+        options = {name: given.pop(name) for name in OPTIONS}
+        render.set_up(json=options["json"], verbose=options.pop("verbose"))
+        options["workspace"] = Workspace.find(options["workspace"])
+        options["settings"] = tuple(options["settings"] or ())
+        return verb(**given, shared=Shared(**options))
+
+    parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own] + extra
+    call.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    call.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return call

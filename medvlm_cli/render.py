@@ -1,0 +1,179 @@
+"""How progress and results look.  With ``app``, the only module that prints.
+
+Results go to stdout, everything else to stderr.  On a terminal progress is a Rich bar; off one, a plain line every 30
+seconds, because Rich prints nothing until the end there and a cluster's log would look dead for hours.
+"""
+
+import json
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from medvlm_cli.core.clean import clean
+from medvlm_cli.core.errors import MedVLMError
+
+Tell = Callable[[str, int, int | None], None]
+"""What a stage reports progress to: the name of the phase, how much is done, of how much (None: not known)."""
+
+HEARTBEAT_SECONDS = 30.0
+
+_speak: dict[str, Any] = {"json": False}
+
+
+def set_up(*, json: bool, verbose: int) -> None:
+    """Remember how to speak, and send the log to stderr: warnings, with ``-v`` information, with ``-vv`` everything.
+
+    HTTP libraries stay at warnings: at information they write whole URLs, API keys included.
+    """
+    _speak["json"] = json
+    level = (logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)]
+    handler = RichHandler(console=Console(stderr=True), show_path=False, markup=False)
+    logging.basicConfig(level=level, format="%(message)s", handlers=[handler], force=True)
+    for noisy in ("httpx", "httpx2", "httpcore", "urllib3"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+
+
+def hint(text: str) -> None:
+    """One line for the person, on stderr."""
+    print(clean(text), file=sys.stderr)
+
+
+def error(what: str, fix: str, exit_code: int) -> None:
+    """An error in two plain lines on stderr; with ``--json`` as an object on stdout besides."""
+    print(f"error: {clean(what)}", file=sys.stderr)
+    if fix:
+        print(f"  fix: {clean(fix)}", file=sys.stderr)
+    if _speak["json"]:
+        print(json.dumps({"error": {"exit": exit_code, "message": what, "hint": fix}}))
+
+
+@contextmanager
+def progress(*, quiet: bool) -> Iterator[Tell]:
+    """Show how far a stage is: bars on a terminal, plain lines off it, nothing with ``quiet``."""
+    if quiet:
+        yield lambda what, done, total: None
+    elif sys.stderr.isatty():
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True) as bars:
+            tasks: dict[str, Any] = {}
+
+            def tell(what: str, done: int, total: int | None) -> None:
+                if what not in tasks:
+                    tasks[what] = bars.add_task(Text(clean(what)).plain.replace("[", r"\["), total=total)
+                bars.update(tasks[what], completed=done, total=total)
+
+            yield tell
+    else:
+        yield _Heartbeat().tell
+
+
+class _Heartbeat:
+    """``20:31:07 pretrain 1,200/2,344 3.1/s eta 6m`` at most every 30 seconds, and when a phase begins."""
+
+    def __init__(self) -> None:
+        self.phase = ""
+        self.began = self.spoke = 0.0
+
+    def tell(self, what: str, done: int, total: int | None) -> None:
+        now = time.monotonic()
+        if what != self.phase:
+            self.phase, self.began = what, now
+        elif now - self.spoke < HEARTBEAT_SECONDS:
+            return
+        self.spoke = now
+        rate = done / (now - self.began) if now > self.began else 0.0
+        parts = [time.strftime("%H:%M:%S"), clean(what), f"{done:,}" + (f"/{total:,}" if total else "")]
+        if rate:
+            parts.append(f"{rate:.1f}/s")
+            if total:
+                parts.append(f"eta {(total - done) / rate / 60:.0f}m")
+        print(" ".join(parts), file=sys.stderr, flush=True)
+
+
+def result(summary: dict[str, Any], *, as_json: bool) -> None:
+    """Print what a stage returns: JSON, or a line a value and a table for each table."""
+    if as_json:
+        print(json.dumps(summary, ensure_ascii=False, default=str))
+        return
+    console = Console(highlight=False, soft_wrap=True)
+    for key, value in summary.items():
+        if isinstance(value, dict) and value and all(isinstance(row, dict) for row in value.values()):
+            console.print(_table(key, value))
+        elif isinstance(value, dict):
+            shown = ", ".join(f"{name} {_number(part)}" for name, part in value.items())
+            console.print(Text(clean(f"{key}: {shown or 'none'}")))
+        elif isinstance(value, list):
+            for line in value:
+                console.print(Text(clean(f"{key}: {line}")))
+        else:
+            console.print(Text(clean(f"{key}: {_number(value)}")))
+
+
+def _table(title: str, rows: dict[str, dict[str, Any]]) -> Table:
+    columns = list(dict.fromkeys(name for row in rows.values() for name in row))
+    table = Table(title=Text(clean(title.replace("_", " "))), title_justify="left")
+    table.add_column("")
+    for name in columns:
+        table.add_column(Text(clean(name.replace("_", " "))), justify="right")
+    for name, row in rows.items():
+        table.add_row(Text(clean(name)), *(Text(clean(_number(row.get(column, "")))) for column in columns))
+    return table
+
+
+def _number(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:,.1f}" if abs(value) >= 10 else f"{value:.4g}"
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+
+def stream(pieces: Iterator[str]) -> None:
+    """Print an answer on stdout as it comes, without its control sequences."""
+    for piece in pieces:
+        print(clean(piece), end="", flush=True)
+    print()
+
+
+def converse(session: Any) -> None:
+    """Question and answer until /quit or the end of the input; Ctrl-C stops an answer and keeps the conversation."""
+    from prompt_toolkit import PromptSession  # 0.2 s that no other verb should pay
+
+    line = PromptSession()
+    hint("Ask a question.  /image PATH adds an image, /reset starts over, /quit ends.")
+    while True:
+        try:
+            text = line.prompt("> ").strip()
+            if text in ("/quit", "/bye"):
+                return
+            _command_or_question(session, text)
+        except EOFError:
+            return
+        except KeyboardInterrupt:
+            print()
+        except MedVLMError as problem:
+            error(problem.what, problem.fix, problem.exit_code)
+
+
+def _command_or_question(session: Any, text: str) -> None:
+    command, _, argument = text.partition(" ")
+    if command == "/reset":
+        session.reset()
+        hint("started over")
+    elif command == "/image":
+        session.add_image(Path(argument.strip()))
+        hint(f"added {argument.strip()}")
+    elif command.startswith("/"):
+        hint("/image PATH adds an image, /reset starts over, /quit ends")
+    elif text:
+        stream(session.ask(text))

@@ -1,0 +1,1 @@
+"""The six verbs: options in, one call out."""

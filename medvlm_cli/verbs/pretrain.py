@@ -1,0 +1,42 @@
+"""``medvlm pretrain``: options in, a call to the stage out.  No logic lives here."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from medvlm_cli.core.config import PretrainConfig
+from medvlm_cli.options import Shared
+from medvlm_cli.render import Tell
+
+
+def pretrain(
+    conversations: Annotated[
+        Path | None, typer.Argument(help="Dataset of caption conversations.", show_default="the workspace's")
+    ] = None,
+    figures: Annotated[
+        list[Path] | None, typer.Option("--figures", help="Dataset of figures; repeatable.", show_default="all")
+    ] = None,
+    gpus: Annotated[int, typer.Option("--gpus", min=1, help="Devices of this machine to train on.")] = 1,
+    *,
+    shared: Shared,
+) -> None:
+    """Align the connector on figure captions, with the tower and the language model frozen.
+
+    \b
+    Examples:
+      medvlm pretrain
+      medvlm pretrain --gpus 4 -c llama3-med-8b
+      medvlm pretrain --set scales=32 -o medvlm-workspace/checkpoints/pretrain-1x
+    """
+    config = shared.config(PretrainConfig)
+    captions = shared.workspace.dataset(conversations, "conversations/captions", "medvlm synthesize")
+    sources, out = shared.workspace.figures(figures), shared.output("checkpoints", "pretrain")
+    plan = {"verb": "pretrain", "reads": [str(captions), *map(str, sources)], "writes": str(out), "gpus": gpus}
+
+    def stage(tell: Tell) -> dict[str, Any]:  # torch loads here, not for --help
+        from medvlm_cli.stages.pretrain import pretrain as run
+
+        return run(captions, sources, out, config, tell, gpus=gpus)
+
+    shared.run(plan, config, stage)
