@@ -1,7 +1,8 @@
 """The Arrow schemas of everything that passes between the verbs, each declared once.
 
-Arrow does not enforce ``nullable=False``, so what must never be null is listed in the schema's metadata and checked by
-``core.arrow``.  Every field stays nullable for Arrow itself, because other readers (``datasets.Image``) ask for that.
+Arrow does not enforce ``nullable=False``, so what must never be null says so in its field's metadata and is checked by
+``core.rows``: a required column, and all below it that is not marked optional.  Every field stays nullable for Arrow
+itself, because other readers (``datasets.Image``) ask for that.
 Change a column, raise the number.
 """
 
@@ -9,12 +10,18 @@ import json
 
 import pyarrow as pa
 
-IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-"""What Hugging Face's ``Image`` feature asks for, exactly: these two children, nullable, in this order."""
-
 
 def _required(name: str, type_: pa.DataType) -> pa.Field:
     return pa.field(name, type_, metadata={b"required": b"1"})
+
+
+def _optional(name: str, type_: pa.DataType) -> pa.Field:
+    """A child that may be null although the column it is in may not."""
+    return pa.field(name, type_, metadata={b"required": b"0"})
+
+
+IMAGE = pa.struct([pa.field("bytes", pa.binary()), _optional("path", pa.string())])
+"""What Hugging Face's ``Image`` feature asks for, exactly: these two children, nullable, in this order."""
 
 
 def _schema(name: str, *fields: pa.Field) -> pa.Schema:
@@ -45,6 +52,16 @@ def name_of(schema: pa.Schema) -> str:
     return json.loads(schema.metadata[b"medvlm"])["schema"]
 
 
+def is_required(field: pa.Field) -> bool:
+    """Whether a column of ours must never be null."""
+    return (field.metadata or {}).get(b"required") == b"1"
+
+
+def is_optional(field: pa.Field) -> bool:
+    """Whether a child of a required column may be null all the same."""
+    return (field.metadata or {}).get(b"required") == b"0"
+
+
 FIGURES = _schema(
     "figures/1",
     _required("figure_id", pa.string()),  # unique in the dataset, "PMC7096066/fig2"
@@ -55,7 +72,7 @@ FIGURES = _schema(
     _required("height", pa.int32()),  # pixels
     _required("caption", pa.string()),
     pa.field("label", pa.string()),  # "Figure 2"
-    _required("mentions", pa.list_(pa.struct([("text", pa.string()), ("panel", pa.string())]))),
+    _required("mentions", pa.list_(pa.struct([pa.field("text", pa.string()), _optional("panel", pa.string())]))),
     _required("modality", pa.string()),  # chest_xray ct mri histology gross ... or unknown
     pa.field("modality_source", pa.string()),
     pa.field("n_panels", pa.int32()),
