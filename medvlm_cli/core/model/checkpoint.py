@@ -1,0 +1,152 @@
+"""A trained model as a plain Hugging Face folder: written whole or not at all, and checked when it is read.
+
+``config.json``, ``generation_config.json``, safetensors, tokenizer, processor and chat template are what transformers
+writes; beside them lie ``README.md``, the model card, and ``run.json``, which says how the model came about and holds
+the SHA-256 of every weight file.
+"""
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from transformers import LlavaProcessor
+
+from medvlm_cli.core import commit
+from medvlm_cli.core.errors import DataError, RemoteError
+from medvlm_cli.core.model.card import card
+from medvlm_cli.core.model.vlm import MedVLMConfig, MedVLMForConditionalGeneration
+
+RUN = "run.json"
+_MAKE_ONE = "make one with `medvlm pretrain` and `medvlm finetune`, or a small one with `make demo`"
+_PICKLES = {".bin", ".pt", ".pth", ".ckpt", ".pkl"}
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+def save(
+    model: MedVLMForConditionalGeneration, processor: LlavaProcessor, folder: Path, run: Mapping[str, Any]
+) -> None:
+    """Write a model; the folder appears by one rename, with everything in it on the disk.
+
+    Args:
+        model: all of it is written, the frozen tower too.
+        processor: its processor.
+        folder: what to make; one that is there is replaced.
+        run: JSON-able; what ``run.json`` says about how the model came about.
+
+    Raises:
+        ResourceError: the disk is full, or refuses otherwise.
+    """
+    making, old = folder.with_name(f".{folder.name}.tmp"), folder.with_name(f".{folder.name}.old")
+    commit.make_folder(folder.parent)
+    with commit.refusals(folder.parent):
+        shutil.rmtree(making, ignore_errors=True)
+        try:
+            _write(model, processor, making, run)
+        except BaseException:
+            shutil.rmtree(making, ignore_errors=True)  # 17 GB for an 8B model
+            raise
+        shutil.rmtree(old, ignore_errors=True)
+        if folder.exists():
+            folder.replace(old)  # a folder cannot be renamed onto one that holds something
+        making.replace(folder)
+        commit.sync_folder(folder.parent)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _write(
+    model: MedVLMForConditionalGeneration, processor: LlavaProcessor, folder: Path, run: Mapping[str, Any]
+) -> None:
+    """Everything of a checkpoint, durably."""
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    readable = (folder / "config.json").stat().st_mode
+    weights = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        path.chmod(readable)  # safetensors keeps them from everyone but the owner
+        weights[path.name] = {"sha256": commit.sha256_of(path), "bytes": path.stat().st_size}
+    (folder / "README.md").write_text(card(model.config, run), encoding="utf-8")
+    (folder / RUN).write_text(json.dumps({**run, "weights": weights}, indent=2) + "\n", encoding="utf-8")
+    for path in folder.iterdir():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+    commit.sync_folder(folder)
+
+
+def load(
+    where: str | Path, device: torch.device | str, dtype: torch.dtype
+) -> tuple[MedVLMForConditionalGeneration, LlavaProcessor]:
+    """Read a model, in evaluation mode.
+
+    Args:
+        where: folder, or hub id.
+        device: where to put it.
+        dtype: of all weights.
+
+    Raises:
+        DataError: there is no checkpoint, it is unfinished, a weight file is not what was written, or it is of another
+            kind.
+        RemoteError: the hub did not give it.
+    """
+    folder, local = Path(where), Path(where).is_dir()
+    if local:
+        verify(folder)
+    elif isinstance(where, Path) or not _HUB_ID.fullmatch(where):
+        raise DataError(f"{where}: there is no checkpoint", _MAKE_ONE)
+    try:
+        model = MedVLMForConditionalGeneration.from_pretrained(where, dtype=dtype, use_safetensors=True)
+        processor = LlavaProcessor.from_pretrained(where)
+    except (OSError, ValueError, SafetensorError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        if local:
+            raise DataError(f"{where}: the checkpoint cannot be read ({reason})", _MAKE_ONE) from error
+        raise RemoteError(f"{where}: no such folder, and the hub did not give it ({reason})", _MAKE_ONE) from error
+    return model.to(device).eval(), processor
+
+
+def verify(folder: Path) -> None:
+    """Check that a folder holds a finished model of ours, with the weights that were written.
+
+    A folder without ``run.json``, from the hub for example, is not compared with anything.
+
+    Raises:
+        DataError: it does not; the message names the file.
+    """
+    if not (folder / "config.json").is_file():
+        raise DataError(f"{folder}: not a finished checkpoint, it has no config.json", _MAKE_ONE)
+    kind = _json(folder / "config.json").get("model_type")
+    if kind != MedVLMConfig.model_type:
+        raise DataError(f"{folder}: a model of type {kind!r}, not {MedVLMConfig.model_type!r}", _MAKE_ONE)
+    if not any(folder.glob("*.safetensors")):
+        pickles = sorted(path.name for path in folder.iterdir() if path.suffix in _PICKLES)
+        if pickles:
+            fix = "convert them to safetensors where you trust them: a pickle runs code when it is opened"
+            raise DataError(f"{folder}: its weights are pickles ({', '.join(pickles)})", fix)
+        raise DataError(f"{folder}: it has no weights", _MAKE_ONE)
+    if not (folder / RUN).is_file():
+        return
+    for name, written in _json(folder / RUN).get("weights", {}).items():
+        path = folder / name
+        if not path.is_file():
+            raise DataError(f"{path}: the weight file is missing", "copy the checkpoint again, or train again")
+        if path.stat().st_size != written["bytes"] or commit.sha256_of(path) != written["sha256"]:
+            what = f"{path.stat().st_size} bytes, {written['bytes']} were written"
+            raise DataError(
+                f"{path}: not the weights that were saved ({what}, or the SHA-256 differs)",
+                "the file is damaged: copy the checkpoint again, or train again",
+            )
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # JSONDecodeError and UnicodeDecodeError
+        raise DataError(f"{path}: not JSON ({error})", _MAKE_ONE) from error
+    if not isinstance(content, dict):
+        raise DataError(f"{path}: not a JSON object", _MAKE_ONE)
+    return content

@@ -1,0 +1,280 @@
+"""Turns -> token ids, and which of them the loss sees.
+
+A conversation is rendered whole by the chat template, tokenised once, and the targets are found in the tokens: from
+where the template marks the assistant's words (``{% generation %}``) to the special token that ends them.  Nothing is
+tokenised in rounds and counted, which is how published trainers lost their end token (LLaVA issues 661, 1166).
+
+Every sample is checked, and refused where it fails: its targets decode to exactly the assistant's words, each of them
+ends with an end token, and there are T placeholders for every image.
+
+What a user or a source writes is text, never structure: special tokens and role markers in it (``<image>``,
+``<|eot_id|>``, ``[/INST]``) are kept readable but broken by a zero-width space, see ``neutral``.  The words of a turn
+lose white space at both ends, as in the official Llama 3 template, because a leading new line would melt into the
+header's token.
+
+Legend: T tokens of one image.
+"""
+
+import functools
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from transformers import LlavaProcessor
+from transformers.utils.chat_template_utils import render_jinja_template
+
+from medvlm_cli.core.errors import ConfigError, DataError
+
+IMAGE = "<image>"
+IGNORED = -100
+"""Label of a token the loss does not see."""
+_BREAK = "\u200b"
+
+# ``content`` is text, or a list of {"type": "image"} and {"type": "text", "text": ...}: images stand before the words.
+_WORDS = (
+    "{%- macro words(content) -%}{%- if content is string -%}{{ content | trim }}{%- else -%}"
+    "{%- for part in content if part['type'] == 'image' -%}{{ '<image>\\n' }}{%- endfor -%}"
+    "{%- for part in content if part['type'] == 'text' -%}{{ part['text'] | trim }}{%- endfor -%}"
+    "{%- endif -%}{%- endmacro -%}"
+)
+
+LLAMA3 = (
+    _WORDS + "{{- bos_token }}{%- for message in messages -%}"
+    "{{- '<|start_header_id|>' + message['role'] + '<|end_header_id|>\\n\\n' }}"
+    "{%- if message['role'] == 'assistant' -%}"
+    "{%- generation -%}{{ words(message['content']) + '<|eot_id|>' }}{%- endgeneration -%}"
+    "{%- else -%}{{ words(message['content']) + '<|eot_id|>' }}{%- endif -%}{%- endfor -%}"
+    "{%- if add_generation_prompt -%}{{ '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}{%- endif -%}"
+)
+"""Llama 3 Instruct, as in Meta's model card, with the assistant's words marked."""
+
+MISTRAL = (
+    _WORDS + "{{- bos_token }}{%- for message in messages -%}{%- if message['role'] == 'assistant' -%}"
+    "{%- generation -%}{{ ' ' + words(message['content']) + eos_token }}{%- endgeneration -%}"
+    "{%- else -%}{{ ' [INST] ' + words(message['content']) + ' [/INST]' }}{%- endif -%}{%- endfor -%}"
+)
+"""Mistral 7B Instruct v0.1 and v0.2 (their tokenizer has no ``[INST]`` token).
+
+Source: ``<s> [INST] user message [/INST] assistant message</s> [INST] ...``, github.com/mistralai/cookbook,
+concept-deep-dive/tokenization/chat_templates.md, tokenizer V1.
+"""
+
+GENERIC = (
+    _WORDS + "{{- bos_token }}{%- for message in messages -%}{%- if message['role'] == 'assistant' -%}"
+    "{{- '### Assistant:' }}{%- generation -%}{{ ' ' + words(message['content']) + eos_token }}{%- endgeneration -%}"
+    "{{- '\\n' }}{%- else -%}{{ '### User: ' + words(message['content']) + '\\n' }}{%- endif -%}{%- endfor -%}"
+    "{%- if add_generation_prompt -%}{{ '### Assistant:' }}{%- endif -%}"
+)
+"""For a language model that was never taught to chat: plain role names, and the tokenizer's own end token."""
+
+_ROLE_MARKERS = ("[INST]", "[/INST]", "<<SYS>>", "<</SYS>>", "### User:", "### Assistant:")
+
+
+def tokens_per_image(processor: LlavaProcessor) -> int:
+    """T, the number of placeholders one image takes: 729 for 1134 pixels of patches of 14 at three scales."""
+    return (processor.image_processor.crop_size["height"] // processor.patch_size) ** 2
+
+
+def neutral(processor: LlavaProcessor, text: str) -> str:
+    """``text`` without anything the tokenizer or a chat template would take for structure.
+
+    A zero-width space goes behind the first character of every special token and role marker: the words stay readable,
+    and the tokenizer sees ordinary text.  Text without such strings comes back as it is.
+    """
+    return _structure(processor, len(processor.tokenizer)).sub(lambda hit: hit[0][0] + _BREAK + hit[0][1:], text)
+
+
+@functools.lru_cache(maxsize=8)
+def _structure(processor: LlavaProcessor, _vocabulary: int) -> re.Pattern[str]:
+    """What ``neutral`` looks for; made again when the tokenizer has got more tokens."""
+    special = {str(token) for token in processor.tokenizer.added_tokens_decoder.values() if token.special}
+    markers = special | set(processor.tokenizer.all_special_tokens) | {IMAGE, *_ROLE_MARKERS}
+    return re.compile("|".join(re.escape(marker) for marker in sorted(markers, key=len, reverse=True)))
+
+
+def encode(
+    processor: LlavaProcessor,
+    turns: Sequence[Mapping[str, str]],
+    images: int = 1,
+    max_length: int | None = None,
+    where: str = "conversation",
+) -> dict[str, Any]:
+    """Token ids and labels of a conversation, for training.
+
+    Args:
+        processor: of a model that ``build_model`` or ``load`` gave.
+        turns: ``{"role": "user" | "assistant", "text": ...}``, the user first, alternating, the assistant last.
+        images: figures of the conversation.  Their placeholders open the first turn; ``<image>`` at either end of that
+            turn is where a source put them and is not repeated, and anywhere else it is text.
+        max_length: longest sequence in tokens, images included.  A longer conversation loses whole question-answer
+            pairs from its end.
+        where: id of the conversation, for the error.
+
+    Returns:
+        ``input_ids`` and ``labels``, two lists of one length (``IGNORED`` but for the assistant's words and their end
+        tokens), and ``cut``, the number of turns that were dropped.
+
+    Raises:
+        DataError: the turns do not alternate, an answer is empty, the first pair alone is too long, or the targets are
+            not exactly the answers.
+        ConfigError: the chat template cannot say where answers begin or end.
+    """
+    messages = _messages(processor, turns, images, where)
+    if messages[-1]["role"] != "assistant":
+        raise DataError(f"{where}: the last turn is the user's, so there is nothing to learn", "drop that turn")
+    length = 0
+    for end in range(len(messages), 0, -2):
+        ids, labels = _labelled(processor, messages[:end], images, where)
+        length = len(ids)
+        if max_length is None or length <= max_length:
+            return {"input_ids": ids, "labels": labels, "cut": len(messages) - end}
+    raise DataError(
+        f"{where}: its first question and answer take {length} tokens, max_length is {max_length}",
+        "raise it with --set max_length, or drop the conversation",
+    )
+
+
+def generation_prompt(
+    processor: LlavaProcessor, turns: Sequence[Mapping[str, str]], images: int = 1, where: str = "question"
+) -> list[int]:
+    """Token ids that ask for the next answer: those that stand before it in training, one for one.
+
+    Args:
+        processor: of a model that ``build_model`` or ``load`` gave.
+        turns: as for ``encode``, but the user's turn is the last.
+        images: as for ``encode``.
+        where: what to call the turns in an error.
+
+    Raises:
+        DataError: the turns do not alternate, or the last one is the assistant's.
+    """
+    text = prompt_text(processor, turns, images, where)
+    ids = processor.tokenizer(text, add_special_tokens=False)["input_ids"]
+    return _with_images(processor, ids, ids, images, where)[0]
+
+
+def prompt_text(
+    processor: LlavaProcessor, turns: Sequence[Mapping[str, str]], images: int = 1, where: str = "question"
+) -> str:
+    """The text behind ``generation_prompt``, with one ``<image>`` for each image."""
+    messages = _messages(processor, turns, images, where)
+    if messages[-1]["role"] != "user":
+        raise DataError(f"{where}: the last turn is not the user's", "end with a question")
+    return _render(processor, messages, asking=True)
+
+
+def _messages(
+    processor: LlavaProcessor, turns: Sequence[Mapping[str, str]], images: int, where: str
+) -> list[dict[str, str]]:
+    """The turns as a chat template takes them, made harmless; the images stand before the first words."""
+    if not turns:
+        raise DataError(f"{where}: it has no turns", "drop it")
+    messages = []
+    for number, turn in enumerate(turns):
+        role, text = ("user", "assistant")[number % 2], turn["text"].strip()
+        if turn["role"] != role:
+            raise DataError(
+                f"{where}: turn {number + 1} is of role {turn['role']!r}, not {role!r}",
+                "turns alternate between user and assistant, and the user begins",
+            )
+        if number == 0:
+            text = _without_placeholders(text, images)
+        text = neutral(processor, text)
+        if role == "assistant" and not text:
+            raise DataError(f"{where}: the answer in turn {number + 1} is empty", "drop the pair of turns")
+        messages.append({"role": role, "content": f"{IMAGE}\n" * images + text if number == 0 else text})
+    return messages
+
+
+def _without_placeholders(text: str, images: int) -> str:
+    """``text`` without up to ``images`` placeholders at its beginning and then its end, where sources put them."""
+    for _ in range(images):
+        if text.startswith(IMAGE):
+            text = text.removeprefix(IMAGE).strip()
+        elif text.endswith(IMAGE):
+            text = text.removesuffix(IMAGE).strip()
+    return text
+
+
+def _render(processor: LlavaProcessor, messages: list[dict[str, str]], asking: bool) -> str:
+    return processor.tokenizer.apply_chat_template(
+        messages, chat_template=processor.chat_template, tokenize=False, add_generation_prompt=asking
+    )
+
+
+def _marked(processor: LlavaProcessor, messages: list[dict[str, str]]) -> tuple[str, list[int]]:
+    """The rendered conversation, and the character at which each answer begins.
+
+    Raises:
+        ConfigError: the template has no marks, and writes the beginning of a conversation differently when it goes on.
+    """
+    template: Any = processor.chat_template
+    if re.search(r"\{%-?\s*generation\s*-?%\}", template):
+        rendered: Any = render_jinja_template(  # texts and spans, one a conversation; its annotation says str
+            [messages],
+            chat_template=template,
+            return_assistant_tokens_mask=True,
+            **processor.tokenizer.special_tokens_map,
+        )
+        return rendered[0][0], [start for start, _ in rendered[1][0]]
+    text, starts = _render(processor, messages, asking=False), []
+    for number in range(1, len(messages), 2):
+        prompt = _render(processor, messages[:number], asking=True)
+        if not text.startswith(prompt):
+            raise ConfigError(
+                "the language model's chat template does not show where an answer begins",
+                "mark the assistant's words in its chat_template with {% generation %}",
+            )
+        starts.append(len(prompt))
+    return text, starts
+
+
+def _labelled(
+    processor: LlavaProcessor, messages: list[dict[str, str]], images: int, where: str
+) -> tuple[list[int], list[int]]:
+    """Ids and labels of whole messages, images expanded, checked."""
+    tokenizer = processor.tokenizer
+    text, starts = _marked(processor, messages)
+    encoding = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    ids, labels = encoding["input_ids"], [IGNORED] * len(encoding["input_ids"])
+    ends = _end_ids(processor, len(tokenizer))
+    for start, message in zip(starts, messages[1::2], strict=True):
+        first = next(i for i, (_, stop) in enumerate(encoding["offset_mapping"]) if stop > start)
+        last = next((i for i in range(first, len(ids)) if ids[i] in ends), None)
+        if last is None:
+            raise ConfigError(
+                "the language model's chat template puts no special token behind an answer",
+                "a model trained on it would never stop: end the assistant's turn with the eos token",
+            )
+        labels[first : last + 1] = ids[first : last + 1]
+        learned = tokenizer.decode(ids[first:last], skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        if learned.lstrip(" ") != message["content"]:
+            raise DataError(
+                f"{where}: the targets read {learned!r}, the answer is {message['content']!r}",
+                "the tokenizer does not keep this text as it is: mend the text, or take another language model",
+            )
+    return _with_images(processor, ids, labels, images, where)
+
+
+@functools.lru_cache(maxsize=8)
+def _end_ids(processor: LlavaProcessor, _vocabulary: int) -> frozenset[int]:
+    """The special tokens, one of which ends every answer."""
+    special = {number for number, token in processor.tokenizer.added_tokens_decoder.items() if token.special}
+    return frozenset(special | set(processor.tokenizer.all_special_ids)) - {processor.image_token_id}
+
+
+def _with_images(
+    processor: LlavaProcessor, ids: list[int], labels: list[int], images: int, where: str
+) -> tuple[list[int], list[int]]:
+    """Every image token repeated T times; it stands in a question, so there is no label to repeat."""
+    found = ids.count(processor.image_token_id)
+    if found != images:
+        raise DataError(f"{where} has {found} image tokens and {images} figures", "each figure needs exactly one")
+    tokens = tokens_per_image(processor)
+    wide: list[int] = []
+    wide_labels: list[int] = []
+    for token, label in zip(ids, labels, strict=True):
+        times = tokens if token == processor.image_token_id else 1
+        wide += [token] * times
+        wide_labels += [label] * times
+    return wide, wide_labels
