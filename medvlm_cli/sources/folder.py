@@ -6,11 +6,8 @@ caption is a reject: a figure that nothing is said about teaches nothing.  Rows 
 header of a CSV is row 1.
 """
 
-import csv
 import functools
 import hashlib
-import io
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +17,7 @@ from medvlm_cli.core.arrow import Harvest, Reject
 from medvlm_cli.core.config import FetchConfig
 from medvlm_cli.core.errors import ConfigError, DataError
 from medvlm_cli.core.images import ImageTooBigError, UnsafePathError, decode, read_inside
+from medvlm_cli.core.table import find_table, read_table, word
 from medvlm_cli.sources.licenses import commercial_ok, kept, spdx
 from medvlm_cli.sources.modality import UNKNOWN, modality, n_panels
 from medvlm_cli.sources.text import clean
@@ -38,7 +36,6 @@ REASONS = {
 }
 """Every reason for which a row, or an image, is no figure."""
 
-_IMAGE_COLUMNS = ("image", "file", "filename", "path")
 _ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".gif", ".bmp", ".dcm", ".dicom")
 _DICOM = (".dcm", ".dicom")
 
@@ -85,19 +82,15 @@ def _entries(images: str, captions: str) -> dict[str, _Entry]:
     root = Path(images)
     if not root.is_dir():
         raise DataError(f"{images} is not a folder", "give the folder that holds the images")
-    table = Path(captions) if captions else _only_table(root)
-    if not table.is_file():
-        raise DataError(f"captions file {captions} is not there", "give a CSV or JSONL file with --captions")
-    text = _text(table)
-    rows = _json_rows(text, table) if table.suffix.lower() in (".jsonl", ".ndjson") else _csv_rows(text, table)
+    table = find_table(root, captions)
     entries: dict[str, _Entry] = {}
     named: set[str] = set()
     taken: set[str] = set()
-    for number, values, trouble in rows:
-        image = _word(values.get("image")).replace("\\", "/")
+    for number, values, trouble in read_table(table, ("image", "caption")):
+        image = word(values.get("image")).replace("\\", "/")
         named.add(os.path.normpath(root.absolute() / image))
         where = f"{table.name}, row {number}"
-        figure_id = clean(_word(values.get("id")))
+        figure_id = clean(word(values.get("id")))
         if figure_id and figure_id in taken and trouble is None:
             trouble = "duplicate_id", f"id '{figure_id}' is that of an earlier row"
         derived = figure_id or clean(os.path.splitext(image)[0].lstrip("./")) or f"row {number}"  # noqa: PTH122 (a/b.c)
@@ -112,93 +105,6 @@ def _entries(images: str, captions: str) -> dict[str, _Entry]:
     return entries
 
 
-def _only_table(root: Path) -> Path:
-    tables = sorted(path for path in root.iterdir() if path.suffix.lower() in (".csv", ".jsonl") and path.is_file())
-    if len(tables) == 1:
-        return tables[0]
-    found = f"{len(tables)}: {', '.join(path.name for path in tables)}" if tables else "none"
-    raise DataError(
-        f"{root} must hold one .csv or .jsonl file with the captions; it holds {found}", "use --captions FILE"
-    )
-
-
-def _text(table: Path) -> str:
-    data = table.read_bytes()
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise DataError(f"{table}, line {line}: not UTF-8 ({error.reason})", "save the file as UTF-8") from error
-
-
-Rows = list[tuple[int, dict[str, Any], tuple[str, str] | None]]
-"""Row number, values by column, and what is wrong with the row as a whole."""
-
-
-def _csv_rows(text: str, table: Path) -> Rows:
-    header_line = text.partition("\n")[0]
-    delimiter = max(",;\t", key=header_line.count)  # a spreadsheet writes ; where the comma marks decimals
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    rows: Rows = []
-    header: list[str] = []
-    number = 0
-    try:
-        for number, cells in enumerate(reader, 1):
-            if number == 1:
-                header = _header(cells, table)
-            elif any(cell.strip() for cell in cells):
-                values = dict(zip(header, cells, strict=False))
-                extra = len(cells) > len(header)
-                trouble = f"{len(cells)} values for {len(header)} columns; put the caption in quotes"
-                rows.append((number, values, ("bad_row", trouble) if extra else None))
-    except csv.Error as error:
-        raise DataError(f"{table}, row {number + 1}: not CSV ({error})", "mend the quotes of this row") from error
-    if not header:
-        _header([], table)
-    return rows
-
-
-def _json_rows(text: str, table: Path) -> Rows:
-    rows: Rows = []
-    columns: dict[str, None] = {}
-    for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            content = json.loads(line)
-            trouble = None if isinstance(content, dict) else ("bad_row", "not a JSON object")
-        except (ValueError, RecursionError) as error:
-            content, trouble = {}, ("bad_row", f"not JSON ({error})")
-        values = content if isinstance(content, dict) else {}
-        columns |= dict.fromkeys(values)
-        rows.append((number, dict(zip(_renamed(list(values)), values.values(), strict=True)), trouble))
-    _header(list(columns), table)
-    return rows
-
-
-def _header(cells: list[str], table: Path) -> list[str]:
-    """Names of the columns, ``image`` by its own name.
-
-    Raises:
-        DataError: there is no column for the image, or none for the caption.
-    """
-    columns = _renamed(cells)
-    shown = ", ".join(clean(cell) for cell in cells) or "no columns"
-    for needed in ("image", "caption"):
-        if needed not in columns:
-            other = f" (or {', '.join(_IMAGE_COLUMNS[1:])})" if needed == "image" else ""
-            raise DataError(
-                f"{table}: no column '{needed}'{other}; it has {shown}", f"add or rename a column to '{needed}'"
-            )
-    return columns
-
-
-def _renamed(cells: list[str]) -> list[str]:
-    columns = [clean(str(cell)).lower() for cell in cells]
-    image = next((name for name in _IMAGE_COLUMNS if name in columns), None)
-    return ["image" if name == image else name for name in columns]
-
-
 def _unlisted(root: Path, named: set[str]) -> list[Path]:
     found = []
     for folder, folders, names in os.walk(root):
@@ -211,9 +117,9 @@ def _unlisted(root: Path, named: set[str]) -> list[Path]:
 def _figure(entry: _Entry, root: Path, wanted: str) -> dict[str, Any] | Reject:
     """A row of figures/1, or the reject."""
     values = entry.values
-    caption = clean(_word(values.get("caption")))
+    caption = clean(word(values.get("caption")))
     image = values.get("image", "")
-    license_ = spdx([_word(values.get("license"))])
+    license_ = spdx([word(values.get("license"))])
     trouble = entry.trouble
     if trouble is None and not image:
         trouble = "missing_image", "the row names no image"
@@ -230,7 +136,7 @@ def _figure(entry: _Entry, root: Path, wanted: str) -> dict[str, Any] | Reject:
     except DataError as error:
         return Reject(entry.figure_id, _reason(error, root / image), clean(f"{entry.where}: {error.what}"), caption)
     mentions = _mentions(values.get("mentions"))
-    given = clean(_word(values.get("modality"))).lower()
+    given = clean(word(values.get("modality"))).lower()
     kind, source = (given, "given") if given else modality(caption, [mention["text"] or "" for mention in mentions])
     return {
         "figure_id": entry.figure_id,
@@ -240,7 +146,7 @@ def _figure(entry: _Entry, root: Path, wanted: str) -> dict[str, Any] | Reject:
         "width": pixels.width,
         "height": pixels.height,
         "caption": caption,
-        "label": clean(_word(values.get("label"))) or None,
+        "label": clean(word(values.get("label"))) or None,
         "mentions": mentions,
         "modality": kind,
         "modality_source": source if kind != UNKNOWN else None,
@@ -272,11 +178,6 @@ def _mentions(given: Any) -> list[dict[str, str | None]]:
     mentions = []
     for one in listed:
         text, panel = (one.get("text"), one.get("panel")) if isinstance(one, dict) else (one, None)
-        if clean(_word(text)):
-            mentions.append({"text": clean(_word(text)), "panel": clean(_word(panel)) or None})
+        if clean(word(text)):
+            mentions.append({"text": clean(word(text)), "panel": clean(word(panel)) or None})
     return mentions
-
-
-def _word(value: Any) -> str:
-    """A cell as text; what JSON holds instead of a string or a number is no text."""
-    return str(value).strip() if isinstance(value, str | int | float) and not isinstance(value, bool) else ""

@@ -1,0 +1,13 @@
+"""What is asked.  A benchmark is a module with two functions, and knows no model:
+
+``keys(config: FetchConfig) -> list[str]``: names of all records, in order.
+``harvest(key: str, config: FetchConfig) -> Harvest``: what one record gave, rows of questions/1 and rejects.
+
+A closed question whose gold answer is not yes or no lists its ``choices``, so that an answer which names several is
+told from one which names the right one.  How answers are scored is ``core.score``, the same for every benchmark.
+"""
+
+BENCHMARKS = {
+    "phantom-vqa": "medvlm_cli.benchmarks.phantom_vqa",
+    "own": "medvlm_cli.benchmarks.own",
+}
