@@ -19,7 +19,7 @@ PROTOCOL = "strict/1"
 
 _WORD = re.compile(r"\d+(?:[.,]\d+)+|\w+")  # 1.5 and 10,000 are one word; punctuation parts words everywhere else
 _ARTICLES = frozenset({"a", "an", "the"})
-_YES_NO = frozenset({"yes", "no"})
+_YES_NO = frozenset({("yes",), ("no",)})
 _DRAWS_AT_ONCE = 250  # bootstrap draws in memory together: 250 x 7,000 images x 8 bytes = 14 MB
 
 
@@ -63,8 +63,8 @@ def closed_choice(answer: str, golds: Sequence[str], choices: Sequence[str] = ()
     should list their choices.
     """
     phrases = {words(text) for text in (*choices, *golds)}
-    if any(word in _YES_NO for (word, *_rest) in filter(None, phrases) if not _rest):
-        phrases |= {("yes",), ("no",)}
+    if phrases & _YES_NO:
+        phrases |= _YES_NO
     named = set(_named(words(answer), phrases - {()}))
     return named.pop() if len(named) == 1 else None
 

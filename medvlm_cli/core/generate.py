@@ -1,0 +1,317 @@
+"""Answers from a checkpoint: many at once for ``eval``, one as a stream for ``chat``, by the same steps.
+
+Legend: B sequences of a batch, L tokens of a prompt, V words of the vocabulary, T tokens of an image, C its channels.
+"""
+
+import dataclasses
+import hashlib
+import re
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import torch
+from transformers import DynamicCache, PreTrainedModel, ProcessorMixin
+
+from medvlm_cli.core import prompts
+from medvlm_cli.core.batch import Collator
+from medvlm_cli.core.commit import sha256_of
+from medvlm_cli.core.errors import DataError, ResourceError
+from medvlm_cli.core.images import decode, to_rgb_square
+from medvlm_cli.core.model.checkpoint import load
+from medvlm_cli.core.model.vlm import Fit
+
+CACHED_BYTES = 8 << 30
+"""Features of images kept in memory, at most: 5.6 MB an image at 729 x 3840 in bfloat16, so 1,400 images."""
+_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
+_MAKE_ONE = "run `medvlm finetune` first, or `make demo` for a small one"
+_SMALL_BYTES = 2 << 30  # weights below this run in float32 on a CPU: exact, and faster than emulated bfloat16
+
+
+@dataclass(frozen=True)
+class Picture:
+    """The bytes of an image file, and what to call it in an error."""
+
+    data: bytes
+    where: str
+
+
+@dataclass(frozen=True)
+class Request:
+    """A conversation to go on with: its last turn is the user's.
+
+    Each of ``pictures`` is called when the request's turn comes, so that a long list of requests holds no images.
+    """
+
+    turns: Sequence[Mapping[str, str]]
+    pictures: Sequence[Callable[[], Picture]]
+    where: str
+    """What to call it in an error."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the model said.  ``finish`` is ``stop``, or ``length`` where it was cut; ``tokens`` counts no stop token."""
+
+    prompt: str
+    text: str
+    finish: str
+    tokens: int
+    seconds: float
+
+
+_Pick = Callable[[torch.Tensor], torch.Tensor]
+"""Logits ``(B, V)`` in float32 to tokens ``(B,)``."""
+
+
+def _likeliest(logits: torch.Tensor) -> torch.Tensor:
+    return logits.argmax(dim=-1)
+
+
+def _sampler(temperature: float, seed: int) -> _Pick:
+    """Draw each token by its probability at a temperature; on the CPU, so that a seed means the same on any device."""
+    random = torch.Generator().manual_seed(seed)
+
+    def pick(logits: torch.Tensor) -> torch.Tensor:
+        chances = torch.softmax(logits / temperature, dim=-1).cpu()
+        return torch.multinomial(chances, 1, generator=random)[:, 0].to(logits.device)
+
+    return pick
+
+
+@dataclass(frozen=True)
+class _Prompt:
+    """What the model reads: ``ids`` with every image's placeholders, ``text`` with one placeholder an image."""
+
+    ids: list[int]
+    text: str
+
+
+class _Features:
+    """Features of images by the hash of their bytes; the longest unused go when all take over ``CACHED_BYTES``."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[bytes, torch.Tensor] = OrderedDict()
+        self._bytes = 0
+
+    def get(self, picture: Picture, encode: Callable[[Picture], torch.Tensor]) -> torch.Tensor:
+        """The features of a picture, ``(T, C)`` in main memory, made by ``encode`` where they are not kept."""
+        digest = hashlib.sha256(picture.data).digest()
+        if digest in self._kept:
+            self._kept.move_to_end(digest)
+            return self._kept[digest]
+        features = encode(picture).cpu()
+        self._kept[digest] = features
+        self._bytes += features.nbytes
+        while self._bytes > CACHED_BYTES and len(self._kept) > 1:
+            self._bytes -= self._kept.popitem(last=False)[1].nbytes
+        return features
+
+
+@dataclass
+class _Growing:
+    """One answer while its tokens come."""
+
+    room: int  # tokens it may still get
+    tokens: list[int] = dataclasses.field(default_factory=list)
+    finish: str = ""  # empty while it grows
+
+    def take(self, token: int, stops: frozenset[int]) -> None:
+        if self.finish:
+            return  # the batch goes on for others
+        if token in stops:
+            self.finish = "stop"
+            return
+        self.tokens.append(token)
+        self.room -= 1
+        self.finish = "" if self.room else "length"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A trained model as found: where to load it from, its name in a dataset, and the SHA-256 of its ``run.json``."""
+
+    where: str
+    name: str
+    run_sha256: str | None
+
+
+def find_checkpoint(where: str | Path) -> Checkpoint:
+    """Find a checkpoint, without loading it.
+
+    Args:
+        where: a folder, or ``owner/name`` of the hub; only a string can be a hub id.
+
+    Returns:
+        The checkpoint; its name is the folder's with the first digits of the hash of ``run.json`` (without one, of the
+        weights), so two trainings never share a name.
+
+    Raises:
+        DataError: there is no such folder, or it holds no finished model.
+    """
+    folder = Path(where)
+    if not folder.is_dir():
+        if isinstance(where, str) and _HUB_ID.fullmatch(where) and not folder.parent.is_dir():
+            return Checkpoint(where, where, None)
+        raise DataError(f"{where}: there is no checkpoint", _MAKE_ONE)
+    weights = sorted(folder.glob("*.safetensors"))
+    if not weights or not (folder / "config.json").is_file():
+        raise DataError(f"{where}: not a finished checkpoint, it lacks config.json or weights", _MAKE_ONE)
+    run = folder / "run.json"
+    run_sha256 = sha256_of(run) if run.is_file() else None
+    digest = run_sha256 or hashlib.sha256("".join(map(sha256_of, weights)).encode()).hexdigest()
+    return Checkpoint(str(where), f"{folder.resolve().name}@{digest[:12]}", run_sha256)
+
+
+class Generator:
+    """A model ready to answer.
+
+    The batch mates of a question do not change its answer, beyond the rounding of the arithmetic: sequences are padded
+    on the left and masked, and every image is encoded alone.  Each different image is encoded once, as long as the
+    features of all fit ``CACHED_BYTES``.
+    """
+
+    def __init__(self, checkpoint: str | Path, precision: str) -> None:
+        """Load the checkpoint to the GPU where there is one, else to the CPU.
+
+        Args:
+            checkpoint: folder or hub id of a finished model.
+            precision: ``bf16`` or ``fp32``; on a CPU a small model runs in fp32 whatever is asked.
+
+        Raises:
+            DataError: the checkpoint is missing or unfinished.
+        """
+        found = find_checkpoint(checkpoint)
+        self.name = found.name
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.dtype = _dtype(Path(checkpoint), precision, self.device)
+        self.model, self.processor = load(found.where, self.device, self.dtype)
+        self.model.eval()
+        self._stops = _stop_tokens(self.model, self.processor)
+        self._never = list(self.model.generation_config.suppress_tokens or ())  # the placeholder of an image
+        self._context = self.model.config.get_text_config().max_position_embeddings
+        self._collate = Collator(self.processor, side="left")
+        self._features = _Features()
+
+    def answers(self, requests: Sequence[Request], batch: int, max_new_tokens: int) -> Iterator[tuple[int, Answer]]:
+        """Answer every request greedily, those of like length together, the longest first.
+
+        Yields:
+            The request's place in ``requests`` and its answer, a batch after the other; ``seconds`` is its share.
+
+        Raises:
+            DataError: a request does not fit the model's context, or an image cannot be decoded.
+            ResourceError: a batch does not fit the memory of the device.
+        """
+        asked = [self._prompt(request) for request in requests]
+        order = sorted(range(len(requests)), key=lambda index: -len(asked[index].ids))
+        for start in range(0, len(order), batch):
+            chosen = order[start : start + batch]
+            began = time.monotonic()
+            try:
+                features = self._encode([picture for index in chosen for picture in requests[index].pictures])
+                steps = self._grow([asked[index] for index in chosen], features, _likeliest, max_new_tokens)
+                growing = deque(steps, maxlen=1)[0]  # where they ended
+            except torch.OutOfMemoryError as error:
+                raise ResourceError(
+                    f"{len(chosen)} answers at once do not fit the device's memory", "--set batch=N, with a smaller N"
+                ) from error
+            seconds = (time.monotonic() - began) / len(chosen)
+            for index, grown in zip(chosen, growing, strict=True):
+                text = self._decode(grown.tokens).strip()
+                yield index, Answer(asked[index].text, text, grown.finish, len(grown.tokens), seconds)
+
+    def stream(self, request: Request, max_new_tokens: int, temperature: float, seed: int) -> Iterator[Answer]:
+        """Answer one request token by token; with ``temperature`` 0, what ``answers`` says.
+
+        Yields:
+            The answer so far, longer each time: each ``text`` begins with the one before it, and half a character (one
+            of several tokens in UTF-8) is held back until it is whole.  The last one is the answer.
+
+        Raises:
+            DataError: the conversation does not fit the model's context, or an image cannot be decoded.
+        """
+        began = time.monotonic()
+        prompt = self._prompt(request)
+        pick = _sampler(temperature, seed) if temperature > 0 else _likeliest
+        text = ""
+        for (grown,) in self._grow([prompt], self._encode(request.pictures), pick, max_new_tokens):
+            now = self._decode(grown.tokens)
+            if grown.finish or (now.startswith(text) and not now.endswith("\ufffd")):
+                text = now
+            yield Answer(prompt.text, text, grown.finish, len(grown.tokens), time.monotonic() - began)
+
+    def _grow(
+        self, asked: Sequence[_Prompt], features: torch.Tensor | None, pick: _Pick, limit: int
+    ) -> Iterator[list[_Growing]]:
+        """Let the answers of a batch grow, a token a step each, until all have ended; the same list every time."""
+        growing = [_Growing(min(limit, self._context - len(prompt.ids))) for prompt in asked]
+        batch = self._collate([{"input_ids": prompt.ids} for prompt in asked])
+        step, mask = batch["input_ids"].to(self.device), batch["attention_mask"].to(self.device)  # (B, L)
+        places = (mask.cumsum(1) - 1).clamp(min=0)  # a padded sequence counts from its own first token
+        given = {} if features is None else {"image_features": features}
+        cache = DynamicCache(config=self.model.config.get_text_config())
+        while not all(grown.finish for grown in growing):
+            with torch.inference_mode():
+                out = self.model(
+                    input_ids=step, attention_mask=mask, position_ids=places,
+                    past_key_values=cache, use_cache=True, logits_to_keep=1, **given,
+                )  # fmt: skip
+                logits = out.logits[:, -1].float()  # (B, V)
+                logits[:, self._never] = -torch.inf
+                tokens = pick(logits)
+            for grown, token in zip(growing, tokens.tolist(), strict=True):
+                grown.take(token, self._stops)
+            yield growing
+            step, places, given = tokens[:, None], places[:, -1:] + 1, {}
+            mask = torch.cat([mask, mask.new_ones(len(growing), 1)], dim=1)
+
+    def _prompt(self, request: Request) -> _Prompt:
+        """What the model reads for a request: token ids and text.
+
+        Raises:
+            DataError: it leaves no room for an answer.
+        """
+        ids = prompts.generation_prompt(self.processor, request.turns, len(request.pictures), request.where)
+        if len(ids) >= self._context:
+            raise DataError(
+                f"{request.where}: {len(ids)} tokens, and the model reads {self._context}: no room for an answer",
+                "ask less at once, or start over (/reset in chat)",
+            )
+        return _Prompt(ids, prompts.prompt_text(self.processor, request.turns, len(request.pictures), request.where))
+
+    def _encode(self, pictures: Sequence[Callable[[], Picture]]) -> torch.Tensor | None:
+        """Features of some images, ``(N, T, C)`` on the device; None for none.
+
+        Every image is encoded alone, so that its features do not depend on which others share the batch.
+        """
+        encoded = [self._features.get(picture(), self._encode_one) for picture in pictures]
+        return torch.stack([features.to(self.device) for features in encoded]) if encoded else None
+
+    def _encode_one(self, picture: Picture) -> torch.Tensor:
+        image = decode(picture.data, picture.where)
+        side = self.processor.image_processor.crop_size["height"]
+        square = to_rgb_square(image, side, cast(Fit, self.model.config.fit))
+        pixels = torch.from_numpy(square.transpose(2, 0, 1).copy())[None]  # uint8, (1, 3, S, S)
+        with torch.inference_mode():
+            return self.model.model.vision_tower.encode(pixels.to(self.device))[0]
+
+    def _decode(self, tokens: list[int]) -> str:
+        return self.processor.tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+
+def _dtype(folder: Path, precision: str, device: torch.device) -> torch.dtype:
+    """bfloat16 where it is asked for and helps: on a GPU, and on a CPU for weights too large to hold in float32."""
+    weights = sum(file.stat().st_size for file in folder.glob("*.safetensors")) if folder.is_dir() else _SMALL_BYTES
+    small = device.type == "cpu" and weights < _SMALL_BYTES
+    return torch.float32 if small or precision == "fp32" else torch.bfloat16
+
+
+def _stop_tokens(model: PreTrainedModel, processor: ProcessorMixin) -> frozenset[int]:
+    """Every token that ends an answer: those of the generation config, and the tokenizer's own."""
+    stated = model.generation_config.eos_token_id
+    stops = {stated} if isinstance(stated, int) else set(stated or ())
+    return frozenset(stops | {processor.tokenizer.eos_token_id} - {None})
