@@ -1,22 +1,22 @@
 """Phantom figures: drawn by arithmetic from a seed, so that what they show is known and nothing needs downloading.
 
 A phantom imitates one of five kinds of biomedical image and holds two findings, drawn independently of each other:
-a large one (none, left or right), which any resolution shows, and a small lesion (smooth or speckled), whose nature only
-the full resolution shows: both kinds have the same total brightness, centre and spread.  The gap between one scale and
+a large one (none, left or right), which any resolution shows, and a small lesion (smooth or speckled), whose nature
+shows at full resolution: both kinds have the same total brightness, centre and spread.  The gap between one scale and
 three is therefore there by construction.  It demonstrates the mechanism, not clinical value.
 
 "Left" and "right" are sides of the picture, never of a patient.
 """
 
-import hashlib
 import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from medvlm_cli.core.phantom_draw import PAINTERS, SIDE, lesion_profile
+from medvlm_cli.core.phantom_words import caption_for, key_words_for, mentions_for, questions_for, words_for
 
 MODALITIES = tuple(PAINTERS)
 AREAS = ("none", "left", "none", "right")
@@ -27,15 +27,8 @@ DECK = len(MODALITIES) * len(AREAS) * len(LESIONS)
 STREAMS = ("figures", "phantom-vqa", "tower")
 """Figures of different streams share no random number: what is asked about was never trained on."""
 
-NAMES = {"ct": "CT", "mri": "MRI", "chest_xray": "X-ray", "histology": "histology", "gross": "gross photograph"}
-"""What each kind of image is called in an answer."""
-LARGE = {
-    "ct": "opacity", "chest_xray": "opacity", "mri": "hyperintensity", "histology": "infiltrate", "gross": "haemorrhage"
-}  # fmt: skip
-"""What the large finding is called."""
-
 _ZONES = {  # centre and half width of where the small lesion may lie, and whether it is mirrored to the other side
-    "ct": (0.43, -0.02, 0.17, 0.30, True),
+    "ct": (0.54, -0.02, 0.12, 0.26, True),
     "chest_xray": (0.48, -0.17, 0.13, 0.27, True),
     "mri": (0.35, 0.0, 0.06, 0.36, True),
     "histology": (0.0, 0.0, 0.78, 0.78, False),
@@ -110,57 +103,22 @@ def png(phantom: Phantom) -> bytes:
     return out.getvalue()
 
 
-_SHOWN = {
-    "ct": ("Axial CT of the chest.", "Chest CT in the axial plane.", "CT image of the thorax."),
-    "mri": ("Axial MRI of the brain.", "Brain MRI in the axial plane.", "MRI image of the head."),
-    "chest_xray": ("Frontal chest X-ray.", "X-ray of the chest, frontal view.", "Chest X-ray image."),
-    "histology": ("Histology of a tissue section.", "Histology image, H&E stain.", "Tissue histology, H&E stain."),
-    "gross": ("Gross photograph of an organ.", "Gross photograph of the cut organ.", "Gross photograph, whole specimen."),
-}
-_PRESENT = (
-    "The {large} is on the {area}.",
-    "There is {a} {large} on the {area}.",
-    "{A} {large} is seen on the {area}.",
-)
-_ABSENT = ("No {large} is seen.", "There is no {large}.", "No {large} is present.")
-_SMALL = (
-    "The small lesion is {lesion}.",
-    "There is a {lesion} small lesion.",
-    "A small lesion is present, which is {lesion}.",
-)
-_CITED = (
-    ("As shown in {label}, the small lesion was {lesion}.", "The small lesion was {lesion} ({label})."),
-    ("{label} shows that the {large} was on the {area}.", "The {large} was on the {area} ({label})."),
-    ("{label} shows no {large}.", "There was no {large} ({label})."),
-    ("{label} is {a_name}.", "We obtained {a_name} ({label})."),
-)
-
-
-def _fill(phantom: Phantom, label: str = "") -> dict[str, str]:
-    large, name = LARGE[phantom.modality], NAMES[phantom.modality]
-    article = "an" if large[0] in "aeio" else "a"
-    return {
-        "large": large, "a": article, "A": article.capitalize(), "area": phantom.area, "lesion": phantom.lesion,
-        "label": label, "a_name": f"an {name}" if name in ("MRI", "X-ray") else f"a {name}",
-    }  # fmt: skip
-
-
 def caption(phantom: Phantom) -> str:
-    """Three sentences: what is shown, the large finding, the small lesion; the wording and the order vary."""
+    """What an author would write below the figure."""
     rng = generator(phantom.stream, phantom.seed, phantom.index, 1)
-    large = _ABSENT if phantom.area == "none" else _PRESENT
-    told = [large[rng.integers(len(large))], _SMALL[rng.integers(len(_SMALL))]]
-    shown = _SHOWN[phantom.modality]
-    told = told[::-1] if rng.random() < 0.5 else told
-    return " ".join([shown[rng.integers(len(shown))], *told]).format(**_fill(phantom))
+    return caption_for(rng, phantom.modality, words_for(phantom.modality, phantom.area, phantom.lesion))
 
 
 def mentions(phantom: Phantom, label: str) -> list[str]:
-    """One to three sentences of a text that cites the figure as ``label``, each on another finding."""
+    """One to three sentences of a running text that cite the figure as ``label``."""
     rng = generator(phantom.stream, phantom.seed, phantom.index, 4)
-    kinds = [_CITED[0], _CITED[2] if phantom.area == "none" else _CITED[1], _CITED[3]]
-    chosen = rng.permutation(3)[: rng.integers(1, 4)]
-    return [kinds[kind][rng.integers(2)].format(**_fill(phantom, label)) for kind in chosen]
+    return mentions_for(rng, words_for(phantom.modality, phantom.area, phantom.lesion, label))
+
+
+def questions(phantom: Phantom) -> dict[str, tuple[str, str]]:
+    """Category -> question and answer; the wording depends on the index alone, never on the answer."""
+    rng = generator(phantom.stream, phantom.seed, phantom.index, 2)
+    return questions_for(rng, words_for(phantom.modality, phantom.area, phantom.lesion))
 
 
 def tower_pairs(seed: int, figures: int) -> Iterator[tuple[np.ndarray, str]]:
@@ -168,21 +126,64 @@ def tower_pairs(seed: int, figures: int) -> Iterator[tuple[np.ndarray, str]]:
 
     Yields:
         ``(32, 32, 3)`` uint8, a figure shrunk to 32, 64 or 96 pixels and cut, and its caption.  Each figure gives its
-        overview, its small lesion at two and three times, and one other place at three times.
+        overview twice, its small lesion once at two and thrice at three times.
     """
     for index in range(figures):
         phantom = draw("tower", seed, index)
         rng = generator("tower", seed, index, 3)
-        words = _fill(phantom)
+        words = words_for(phantom.modality, phantom.area, phantom.lesion)
         large = "no {large}" if phantom.area == "none" else "{large} {area}"
-        whole = f"{NAMES[phantom.modality]}, {large}, {{lesion}} small lesion".format(**words)
-        yield _shrunk(phantom.image, 32), whole
-        for scale in (2, 3, 3):
+        for _ in range(2):
+            yield _shrunk(phantom.image, 32), f"{{name}}, {large}, {{lesion}} small lesion".format(**words)
+        for scale in (2, 3, 3, 3):
             image = _shrunk(phantom.image, 32 * scale)
             at = np.array(phantom.lesion_at) * (32 * scale / SIDE) - rng.uniform(5, 27, 2)
             left, top = np.clip(at.round().astype(int), 0, 32 * (scale - 1))
-            yield image[top : top + 32, left : left + 32], f"{NAMES[phantom.modality]}, {phantom.lesion} small lesion"
+            yield image[top : top + 32, left : left + 32], "{name}, {lesion} small lesion".format(**words)
+
+
+def tower_texts(seed: int, figures: int) -> Iterator[tuple[str, str, dict[str, tuple[str, str]]]]:
+    """What the tiny language model is trained on: key words, caption and questions of figures that are never drawn."""
+    for index in range(figures):
+        modality, area, lesion = findings("tower", seed, index)
+        words = words_for(modality, area, lesion)
+        rng = generator("tower", seed, index, 1)
+        yield key_words_for(rng, words), caption_for(rng, modality, words), questions_for(rng, words)
 
 
 def _shrunk(image: np.ndarray, side: int) -> np.ndarray:
     return np.asarray(Image.fromarray(image).resize((side, side), Image.Resampling.BICUBIC))
+
+
+_PANEL, _GAP, _MARGIN, _HEAD, _FOOT = 384, 8, 32, 132, 120  # pixels of the specimen
+
+
+def specimen(image: bytes, question: str, answer: str) -> Image.Image:
+    """The picture that explains the demo: a figure, its 1 + 4 + 9 tiles of 32 pixels, a question and its answer.
+
+    Every tile pixel is shown as a square, so one sees what the tower is given at each scale.
+    """
+    figure = Image.open(io.BytesIO(image)).convert("RGB")
+    wide = 4 * _PANEL + 3 * _MARGIN + 3 * _GAP  # the gaps between tiles
+    sheet = Image.new("RGB", (wide + 2 * _MARGIN, _HEAD + _PANEL + 2 * _GAP + _FOOT), "white")
+    pen = ImageDraw.Draw(sheet)
+    title, plain = (ImageFont.load_default(size) for size in (30, 22))
+    pen.text((_MARGIN, 22), "What the model is given at one, two and three times its tower's size", "#111827", title)
+    titles = ["the figure, 192 pixels", "1x: 32 pixels, 1 tile", "2x: 64 pixels, 4 tiles", "3x: 96 pixels, 9 tiles"]
+    left = _MARGIN
+    for scale, words in enumerate(titles):
+        pen.text((left, _HEAD - 40), words, "#4b5563", plain)
+        if scale == 0:
+            sheet.paste(figure.resize((_PANEL, _PANEL), Image.Resampling.BICUBIC), (left, _HEAD))
+        for number in range(scale * scale):
+            line, column = divmod(number, scale)
+            whole = Image.fromarray(_shrunk(np.asarray(figure), 32 * scale))
+            tile = whole.crop((32 * column, 32 * line, 32 * column + 32, 32 * line + 32))
+            side = _PANEL // scale
+            place = (left + column * (side + _GAP), _HEAD + line * (side + _GAP))
+            sheet.paste(tile.resize((side, side), Image.Resampling.NEAREST), place)
+        left += _PANEL + _MARGIN + max(0, scale - 1) * _GAP
+    foot = _HEAD + _PANEL + 2 * _GAP + 24
+    pen.text((_MARGIN, foot), f"Q   {question}", "#111827", title)
+    pen.text((_MARGIN, foot + 42), f"A   {answer}", "#0f766e", title)
+    return sheet

@@ -7,6 +7,7 @@ cannot learn what the lesion is made of.
 Coordinates: ``X`` and ``Y`` run from -1 (left, top) to 1 (right, bottom); a length of 1 is half the picture.
 """
 
+import math
 from collections.abc import Callable
 from functools import lru_cache
 
@@ -48,7 +49,7 @@ def over(base: Field, mask: Field, value: float | Field) -> Field:
 
 @lru_cache(maxsize=16)
 def _cloud(seed: int, power: float) -> Field:
-    """A tileable random field, mean 0 and deviation 1, its spectrum falling as ``1 / f ** power``; repeated past 256."""
+    """A random field, mean 0 and deviation 1, its spectrum falling as ``1 / f ** power``; repeats after 256 pixels."""
     rng = np.random.default_rng([77, seed])
     fy, fx = np.fft.fftfreq(256)[:, None], np.fft.rfftfreq(256)[None]
     falloff = np.maximum(np.hypot(fy, fx), 1 / 256) ** -power
@@ -65,7 +66,7 @@ def texture(rng: Rng, power: float) -> Field:
 
 
 def lesion_profile(rng: Rng, kind: str, at: tuple[float, float]) -> Field:
-    """The small lesion, of total brightness ``2 pi sigma ** 2`` whatever its kind, so that once it is shrunk nothing tells.
+    """The small lesion, of total brightness ``2 pi sigma ** 2`` whatever its kind, so that shrinking hides the kind.
 
     ``smooth`` is a Gaussian.  ``speckled`` is seven specks of about two pixels, laid out so that their centre and their
     spread are the Gaussian's.
@@ -87,7 +88,7 @@ def lesion_profile(rng: Rng, kind: str, at: tuple[float, float]) -> Field:
     places = np.stack([np.append(reach * np.cos(angles), 0), np.append(reach * np.sin(angles), 0)])
     places -= places.mean(1, keepdims=True)
     peak = LESION_SIGMA**2 / (SPECKS * speck**2)
-    return sum(bell(x + dx, y + dy, speck) for dx, dy in places.T) * np.float32(peak)
+    return np.sum([bell(x + dx, y + dy, speck) for dx, dy in places.T], axis=0) * np.float32(peak)
 
 
 def _grey(field: Field) -> Field:
@@ -112,9 +113,7 @@ def paint_ct(rng: Rng, area: str, lesion: Field) -> Field:
     radius = np.hypot(X / (wide - 0.14), Y / (high - 0.105))
     ribs = np.clip(1 - np.abs(radius - 1) * 22, 0, 1) * np.clip(np.sin(11 * turn + rng.uniform(0, 6)) * 4 - 0.8, 0, 1)
     image = over(image, ribs, 0.88)
-    lungs = np.maximum(
-        oval(-0.43, -0.02, 0.33, high - 0.2, 0.10), oval(0.43, -0.02, 0.33, high - 0.2, -0.10)
-    )
+    lungs = np.maximum(oval(-0.43, -0.02, 0.33, high - 0.2, 0.10), oval(0.43, -0.02, 0.33, high - 0.2, -0.10))
     vessels = np.clip(texture(rng, 1.0), 0, 3) * 0.035
     breath = 0.13 + vessels + 0.05 * (Y + 0.5)
     if area != "none":
@@ -200,23 +199,23 @@ def paint_histology(rng: Rng, area: str, lesion: Field) -> Field:
     pen = ImageDraw.Draw(sheet)
     for cx, cy, size in _gland_places(rng, lesion):
         _draw_gland(pen, rng, cx, cy, size)
-    _draw_nuclei(pen, rng, rng.uniform(0, 2 * SIDE, (60, 2)), lesion, (116, 74, 150, 235))
+    _draw_nuclei(pen, rng, rng.uniform(0, 2 * SIDE, (36, 2)), lesion, (176, 132, 190, 220))
     drawn = np.asarray(sheet.resize((SIDE, SIDE), Image.Resampling.BOX), np.float32) / 255
     image = pink * (1 - drawn[..., 3:]) + drawn[..., :3] * drawn[..., 3:]
     if area != "none":
         cloud = haze(*_side(rng, area, (-0.5, 0.0)), 0.22, 0.26)
         grain = np.clip(cloud * (0.62 + 0.10 * texture(rng, 0.6)), 0, 0.8)
         image = over(image, grain[..., None], np.array([0.36, 0.22, 0.52], np.float32))
-    stain = lesion[..., None] * np.array([0.25, 0.27, 0.14], np.float32)
+    stain = lesion[..., None] * np.array([0.12, 0.26, 0.38], np.float32)  # brown pigment: a colour no cell has
     return image - stain + _noise(rng, 0.010)[..., None]
 
 
 def _gland_places(rng: Rng, lesion: Field) -> list[tuple[float, float, float]]:
     """Centres and radii, in pixels of the doubled sheet, of glands that touch neither each other nor the lesion."""
     spot_y, spot_x = np.unravel_index(int(lesion.argmax()), lesion.shape)
-    taken = [(2.0 * spot_x, 2.0 * spot_y, 34.0)]
-    for cx, cy, size in zip(*rng.uniform(0, 2 * SIDE, (2, 24)), rng.uniform(34, 58, 24), strict=True):
-        if all(np.hypot(cx - x, cy - y) > size + s + 4 for x, y, s in taken):
+    taken = [(float(2 * spot_x), float(2 * spot_y), 40.0)]
+    for cx, cy, size in zip(*rng.uniform(0, 2 * SIDE, (2, 14)).tolist(), rng.uniform(44, 66, 14).tolist(), strict=True):
+        if all(math.hypot(cx - x, cy - y) > size + s + 4 for x, y, s in taken):
             taken.append((cx, cy, size))
     return taken[1:]
 
@@ -227,13 +226,14 @@ def _draw_gland(pen: ImageDraw.ImageDraw, rng: Rng, cx: float, cy: float, size: 
     wobble = 1 + 0.10 * np.sin(2 * angles + rng.uniform(0, 6)) + 0.05 * np.sin(3 * angles + rng.uniform(0, 6))
     rim = np.stack([cx + size * wobble * np.cos(angles), cy + size * wobble * np.sin(angles)], 1)
     centre = np.array([cx, cy])
-    pen.polygon([*map(tuple, rim)], fill=(222, 168, 206, 255))
-    pen.polygon([*map(tuple, centre + (rim - centre) * 0.42)], fill=(250, 244, 248, 255))
-    cells = int(size * 0.55)
+    pen.polygon([*map(tuple, rim)], fill=(158, 112, 184, 255))
+    pen.polygon([*map(tuple, centre + (rim - centre) * 0.70)], fill=(226, 176, 212, 255))
+    pen.polygon([*map(tuple, centre + (rim - centre) * 0.40)], fill=(250, 244, 248, 255))
+    cells = int(size * 0.5)
     for angle in np.arange(cells) * 2 * np.pi / cells + rng.uniform(0, 1):
-        reach = size * (0.80 + 0.05 * np.sin(7 * angle))
+        reach = size * (0.84 + 0.03 * np.sin(7 * angle))
         x, y = cx + reach * np.cos(angle), cy + reach * np.sin(angle)
-        pen.ellipse([x - 4.5, y - 4.5, x + 4.5, y + 4.5], fill=(98, 58, 140, 245))
+        pen.ellipse([x - 5.5, y - 5.5, x + 5.5, y + 5.5], fill=(132, 86, 168, 255))
 
 
 def _draw_nuclei(
@@ -242,7 +242,7 @@ def _draw_nuclei(
     """Spindle nuclei of the stroma, pixels of the doubled sheet; none beside the small lesion."""
     spot_y, spot_x = np.unravel_index(int(lesion.argmax()), lesion.shape)
     for x, y in places:
-        if np.hypot(x - 2 * spot_x, y - 2 * spot_y) > 40:
+        if np.hypot(x - 2 * spot_x, y - 2 * spot_y) > 48:
             wide = rng.uniform(3, 7)
             pen.ellipse([x - wide, y - 2.5, x + wide, y + 2.5], fill=ink)
 

@@ -1,12 +1,17 @@
 """``fetch``: an outside party's figures, or a benchmark's questions, become an Arrow dataset."""
 
+import functools
 import hashlib
-from collections.abc import Callable, Iterator
+import multiprocessing
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from medvlm_cli.benchmarks import BENCHMARKS
-from medvlm_cli.core.arrow import open_dataset, write_all
+from medvlm_cli.core.arrow import Harvest, open_dataset, write_all
 from medvlm_cli.core.config import FetchConfig, as_dict
 from medvlm_cli.core.errors import DataError
 from medvlm_cli.core.plugins import resolve
@@ -15,6 +20,9 @@ from medvlm_cli.sources import SOURCES
 
 MENDABLE = frozenset({"corrupt_image", "missing_image", "missing_caption", "image_too_big", "unreadable_xml"})
 """Reasons of rejects that the user can cure in the input and then fetch again: the verb ends with ``INCOMPLETE``."""
+
+WORTH_PROCESSES = 64
+"""Records from which starting processes pays."""
 
 Tell = Callable[[str, int, int | None], None]
 
@@ -48,9 +56,9 @@ def fetch(source: str, out: Path, config: FetchConfig, tell: Tell) -> dict[str, 
     keys = module.keys(config)
     schema = QUESTIONS if is_benchmark else FIGURES
     settings = {"source": source, **as_dict(config), "input_files": _listing(config)}
-    counts = write_all(
-        out, schema, lambda key: module.harvest(key, config), stage="fetch", config=settings, keys=keys, tell=tell
-    )
+    make = functools.partial(module.harvest, config=config)
+    with _Processes(len(keys)) as processes:
+        counts = write_all(out, schema, make, stage="fetch", config=settings, keys=keys, tell=tell, each=processes.map)
     summary: dict[str, Any] = {"verb": "fetch", "source": source, "out": str(out), "rows": counts.out}
     summary |= {"rejected": counts.rejected, "reasons": counts.reasons}
     dataset = open_dataset(out, schema)
@@ -66,6 +74,36 @@ def fetch(source: str, out: Path, config: FetchConfig, tell: Tell) -> dict[str, 
     column = "category" if is_benchmark else "modality"
     summary[column] = _histogram(row[column] for row in dataset.rows([column]))
     return summary
+
+
+class _Processes:
+    """``map`` over all cores for many records, whose work is drawing, parsing and decoding; the plain one for few."""
+
+    def __init__(self, records: int) -> None:
+        self._workers = min(os.cpu_count() or 1, 16) if records >= WORTH_PROCESSES else 1
+        self._pool: ProcessPoolExecutor | None = None
+
+    def __enter__(self) -> "_Processes":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+
+    def map(self, make: Callable[[str], Harvest], keys: Sequence[str]) -> Iterator[Harvest]:
+        """What each key gave, in order; only a few keys ahead are held, because a harvest holds its images."""
+        if self._workers == 1:
+            yield from map(make, keys)
+            return
+        if self._pool is None:  # not before the folder is known to be ours, and something is to be done
+            self._pool = ProcessPoolExecutor(self._workers, multiprocessing.get_context("spawn"))
+        ahead: deque[Future[Harvest]] = deque()
+        for key in keys:
+            ahead.append(self._pool.submit(make, key))
+            if len(ahead) > 8 * self._workers:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
 
 
 def _histogram(values: Iterator[str | None]) -> dict[str, int]:

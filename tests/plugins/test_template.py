@@ -23,7 +23,8 @@ def pairs(row):
 
 
 def answers(caption, *mentions):
-    return {question.rstrip("?").lower(): answer for question, answer in pairs(template.instruct(figure(caption, *mentions)))}
+    row = template.instruct(figure(caption, *mentions))
+    return {question.rstrip("?").lower(): answer for question, answer in pairs(row)}
 
 
 @pytest.mark.parametrize(
@@ -64,7 +65,19 @@ def test_a_quality_is_asked_for_against_its_opposite_and_answered_from_the_text(
 
 
 def test_a_negated_quality_is_answered_no_and_its_opposite_is_not_claimed():
-    assert answers("The lesion was not malignant.") == {"is the lesion malignant": "no"}
+    asked = answers("The lesion was not malignant.")
+    assert asked.pop("is the lesion malignant") == "no"
+    assert list(asked.values()) == ["The lesion was not malignant."]  # what is shown, the only other question
+
+
+@pytest.mark.parametrize("caption", ["No opacity is seen.", "There is no opacity.", "Figure 3 shows no opacity."])
+def test_an_absence_is_asked_for_once_and_in_good_grammar(caption):
+    asked = [question for question in answers(caption) if "opacity" in question]
+    assert asked in (["is there an opacity"], ["is an opacity seen"])
+
+
+def test_a_word_that_means_no_in_english_alone_is_not_taken_for_it():
+    assert list(answers("Valores médios no gráfico, em dias.").values()) == ["Valores médios no gráfico, em dias."]
 
 
 @pytest.mark.parametrize(
@@ -103,7 +116,9 @@ def test_a_caption_without_words_is_a_reject_with_its_id(make, told):
 
 
 @pytest.mark.parametrize("make", [template.caption, template.instruct])
-@pytest.mark.parametrize("told", [REAL, "x <image> y yes", "Überblick über die Lunge – 漢字", "word " * 3000, "Is it? (((", "ab"])
+@pytest.mark.parametrize(
+    "told", [REAL, "x <image> y yes", "Überblick über die Lunge, 漢字", "word " * 3000, "Is it? (((", "ab"]
+)
 def test_any_text_gives_alternating_turns_with_one_image_mark(make, told):
     row = make(figure(told, told))
     assert sorted(row) == sorted(CONVERSATIONS.names)
