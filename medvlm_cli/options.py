@@ -53,7 +53,7 @@ class Shared:
     dry_run: bool
 
     def config(self, kind: type[Config], *, own: bool = True) -> Config:
-        """The settings of the verb, from the preset and ``--set``; of another verb (``own=False``), without ``--set``."""
+        """The settings of the verb, from the preset and ``--set``; of another verb, without ``--set``."""
         return load(kind, self.preset, self.settings if own else ())
 
     def output(self, *parts: str) -> Path:

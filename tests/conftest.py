@@ -24,6 +24,7 @@ LLAMA3_SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|"
     r"\s*[\r\n]+|\s+(?!\S)|\s+"
 )
+GPT2_SPLIT = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 LLAMA3_SPECIAL = ["<|begin_of_text|>", "<|end_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]
 CHATML = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
@@ -31,15 +32,15 @@ CHATML = (
 )
 
 
-def byte_level_tokenizer(special, **names):
-    """A byte-level BPE split as Llama 3 splits: any text is representable."""
+def byte_level_tokenizer(special, split=LLAMA3_SPLIT, **names):
+    """A byte-level BPE split as Llama 3 splits, or as told: any text is representable."""
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(Regex(LLAMA3_SPLIT), "isolated"),
+            pre_tokenizers.Split(Regex(split), "isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
@@ -139,6 +140,15 @@ def chatml_llm(tmp_path_factory):
     tokenizer = byte_level_tokenizer(special, eos_token="<|im_end|>", pad_token="<|endoftext|>")
     tokenizer.chat_template = CHATML
     save_tiny_llm(folder, tokenizer)
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
+def gpt2_llm(tmp_path_factory):
+    """Folder of a random Llama with Llama 3's marks and GPT-2's split, which cuts line ends by what follows them."""
+    folder = tmp_path_factory.mktemp("gpt2")
+    names = {"bos_token": "<|begin_of_text|>", "eos_token": "<|eot_id|>"}
+    save_tiny_llm(folder, byte_level_tokenizer(LLAMA3_SPECIAL, GPT2_SPLIT, **names))
     return str(folder)
 
 

@@ -6,7 +6,6 @@ A default is the paper's number where the paper gives one (tables 8 and 9 of Lla
 
 import dataclasses
 import difflib
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -187,7 +186,7 @@ def load(kind: type[Config], preset: str | None, overrides: Sequence[str] = ()) 
 
 def default_preset() -> str:
     """The preset of a verb called without ``-c``: the paper's where an NVIDIA driver is loaded, else ``tiny``."""
-    return "llama3-med-8b" if os.path.exists("/dev/nvidiactl") else "tiny"
+    return "llama3-med-8b" if Path("/dev/nvidiactl").exists() else "tiny"
 
 
 def presets() -> dict[str, Path]:

@@ -22,6 +22,7 @@ from medvlm_cli.core.commit import sha256_of
 from medvlm_cli.core.errors import DataError, ResourceError
 from medvlm_cli.core.images import decode, to_rgb_square
 from medvlm_cli.core.model.checkpoint import load
+from medvlm_cli.core.model.threads import one_thread_if_small
 from medvlm_cli.core.model.vlm import Fit
 
 CACHED_BYTES = 8 << 30
@@ -190,6 +191,7 @@ class Generator:
         self.dtype = _dtype(Path(checkpoint), precision, self.device)
         self.model, self.processor = load(found.where, self.device, self.dtype)
         self.model.eval()
+        one_thread_if_small(self.model.num_parameters())
         self._stops = _stop_tokens(self.model, self.processor)
         self._never = list(self.model.generation_config.suppress_tokens or ())  # the placeholder of an image
         self._context = self.model.config.get_text_config().max_position_embeddings

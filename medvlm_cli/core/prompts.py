@@ -16,6 +16,7 @@ Legend: T tokens of one image.
 """
 
 import functools
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -149,7 +150,8 @@ def generation_prompt(
         DataError: the turns do not alternate, or the last one is the assistant's.
     """
     text = prompt_text(processor, turns, images, where)
-    ids = processor.tokenizer(text, add_special_tokens=False)["input_ids"]
+    answered = _messages(processor, turns, images, where)[:-1]
+    ids, _ = _tokens(processor, text, _marked(processor, answered)[1] if answered else [])
     return _with_images(processor, ids, ids, images, where)[0]
 
 
@@ -235,11 +237,11 @@ def _labelled(
     """Ids and labels of whole messages, images expanded, checked."""
     tokenizer = processor.tokenizer
     text, starts = _marked(processor, messages)
-    encoding = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-    ids, labels = encoding["input_ids"], [IGNORED] * len(encoding["input_ids"])
+    ids, stops = _tokens(processor, text, starts)
+    labels = [IGNORED] * len(ids)
     ends = _end_ids(processor, len(tokenizer))
     for start, message in zip(starts, messages[1::2], strict=True):
-        first = next(i for i, (_, stop) in enumerate(encoding["offset_mapping"]) if stop > start)
+        first = next(i for i, stop in enumerate(stops) if stop > start)
         last = next((i for i in range(first, len(ids)) if ids[i] in ends), None)
         if last is None:
             raise ConfigError(
@@ -254,6 +256,37 @@ def _labelled(
                 "the tokenizer does not keep this text as it is: mend the text, or take another language model",
             )
     return _with_images(processor, ids, labels, images, where)
+
+
+def _tokens(processor: LlavaProcessor, text: str, starts: Sequence[int]) -> tuple[list[int], list[int]]:
+    """Token ids of a rendered conversation, and the character behind each; ``starts`` is where answers begin.
+
+    What stands before an answer must be cut as it is when the answer is yet to come.  Some tokenizers (GPT-2's) cut the
+    line ends of a prompt otherwise once a word follows: for these every answer begins a piece of its own.
+    """
+    cuts = [0, *starts, len(text)] if _looks_ahead(processor, len(processor.tokenizer)) else [0, len(text)]
+    ids: list[int] = []
+    stops: list[int] = []
+    for begin, end in itertools.pairwise(cuts):
+        piece = processor.tokenizer(text[begin:end], add_special_tokens=False, return_offsets_mapping=True)
+        ids += piece["input_ids"]
+        stops += [begin + stop for _, stop in piece["offset_mapping"]]
+    return ids, stops
+
+
+@functools.lru_cache(maxsize=8)
+def _looks_ahead(processor: LlavaProcessor, _vocabulary: int) -> bool:
+    """Whether the tokenizer cuts a prompt otherwise when an answer follows it."""
+    question = [{"role": "user", "content": "Is it?"}]
+    prompt = _render(processor, question, asking=True)
+    alone = processor.tokenizer(prompt, add_special_tokens=False)["input_ids"]
+    for answer in ("Yes", "1", "(a)", "\u00e9", "left lung"):
+        text, starts = _marked(processor, [*question, {"role": "assistant", "content": answer}])
+        if text[: starts[0]] == prompt:  # else the template itself puts something between the two: a space
+            together = processor.tokenizer(text, add_special_tokens=False)["input_ids"]
+            if together[: len(alone)] != alone:
+                return True
+    return False
 
 
 @functools.lru_cache(maxsize=8)

@@ -44,7 +44,7 @@ class Workspace:
             return given
         found = [path.parent for path in sorted(self.root.glob("figures/*/manifest.json"))]
         if not found:
-            raise DataError(f"no figures in {self.root / 'figures'}", "run `medvlm fetch phantom`, or `fetch pmc` first")
+            raise DataError(f"no figures in {self.root / 'figures'}", "run `medvlm fetch phantom`, or another source")
         return found
 
     def dataset(self, given: Path | None, default: str, command: str) -> Path:

@@ -25,13 +25,13 @@ HOSTILE = [
     "\ufeffBOM", "\x00NUL\x1b[31m", "{{ bos_token }}{% for %}", "\\n\\t", "<b>bold</b> &amp;", "<<image>image>",
     "\u00a0no-break space\u00a0", "\u4e2d\u6587", "a" * 300,
 ]  # fmt: skip
-FAMILIES = ["llama3", "mistral", "own", "generic"]
-END = {"llama3": "<|eot_id|>", "mistral": "</s>", "own": "<|im_end|>", "generic": "<|endoftext|>"}
+FAMILIES = ["llama3", "mistral", "own", "generic", "gpt2"]
+END = {"llama3": "<|eot_id|>", "mistral": "</s>", "own": "<|im_end|>", "generic": "<|endoftext|>", "gpt2": "<|eot_id|>"}
 
 
 @pytest.fixture(scope="module")
-def processors(tiny_tower, tiny_llm, mistral_llm, chatml_llm, plain_llm):
-    folders = dict(zip(FAMILIES, (tiny_llm, mistral_llm, chatml_llm, plain_llm), strict=True))
+def processors(tiny_tower, tiny_llm, mistral_llm, chatml_llm, plain_llm, gpt2_llm):
+    folders = dict(zip(FAMILIES, (tiny_llm, mistral_llm, chatml_llm, plain_llm, gpt2_llm), strict=True))
     return {family: build_model(tiny_tower, folder, SCALES)[1] for family, folder in folders.items()}
 
 

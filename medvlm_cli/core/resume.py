@@ -1,0 +1,152 @@
+"""What a killed training run leaves behind, and what the next start may take from it.
+
+``checkpoints/.pretrain.state/`` beside the checkpoint it leads to::
+
+    run.json         fingerprint and settings: whose state this is
+    steps.jsonl      one line an optimiser step
+    step-00000200/   the trained weights, optimiser, scheduler, random states; COMPLETE.json, written last, names every
+                     file with its size and SHA-256.  While it is written it is called step-00000200.tmp
+
+A checkpoint without a COMPLETE.json that holds is never read.  Two are kept, so that there is always one.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from medvlm_cli.core.commit import refusals, sha256_of, sync_folder, write_text
+from medvlm_cli.core.errors import ConfigError
+from medvlm_cli.core.record import RUN, fingerprint, other_run, read_json, write_run
+
+COMPLETE = "COMPLETE.json"
+KEEP = 2
+"""Complete checkpoints that stay; the older of them is there in case the newer one's files are damaged."""
+
+
+class Checkpoints:
+    """The checkpoints in a state folder.  ``begin``, ``commit``: by one process, when all others wait."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def path(self, step: int) -> Path:
+        """Where the checkpoint of a step lies when it is complete."""
+        return self.folder / f"step-{step:08d}"
+
+    def part(self, step: int) -> Path:
+        """Where it lies while it is written."""
+        return self.folder / f"step-{step:08d}.tmp"
+
+    def begin(self, step: int) -> None:
+        """Make the empty folder that every process writes its part into."""
+        with refusals(self.folder):
+            shutil.rmtree(self.part(step), ignore_errors=True)
+            self.part(step).mkdir()
+
+    def commit(self, step: int) -> None:
+        """Make durable what was written, vouch for it, give it its name, and remove what is older than ``KEEP``."""
+        part = self.part(step)
+        with refusals(self.folder):
+            files = {str(path.relative_to(part)): path for path in sorted(part.rglob("*")) if path.is_file()}
+            with ThreadPoolExecutor(8) as pool:  # hashing lets go of the interpreter: 8 files at a time
+                sums = dict(zip(files, pool.map(_settle, files.values()), strict=True))
+            for folder in (part, *(path for path in part.rglob("*") if path.is_dir())):
+                sync_folder(folder)
+            write_text(part / COMPLETE, json.dumps({"step": step, "files": sums}, indent=1))
+            shutil.rmtree(self.path(step), ignore_errors=True)  # a damaged one of the same step
+            part.rename(self.path(step))
+            sync_folder(self.folder)
+            for old in self._steps()[KEEP:]:
+                shutil.rmtree(self.path(old))
+
+    def newest(self) -> Iterator[tuple[Path, str]]:
+        """Every checkpoint from the newest on, each with what is wrong with it, or with an empty text."""
+        for step in self._steps():
+            yield self.path(step), _fault(self.path(step))
+
+    def _steps(self) -> list[int]:
+        names = (path.name.removeprefix("step-") for path in self.folder.glob("step-*") if path.is_dir())
+        return sorted((int(name) for name in names if name.isdigit()), reverse=True)
+
+
+def _settle(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+    return {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
+
+
+def _fault(folder: Path) -> str:
+    """What is missing or changed in a checkpoint; empty when it is as it was written."""
+    try:
+        files = json.loads((folder / COMPLETE).read_text(encoding="utf-8"))["files"]
+    except (OSError, ValueError, KeyError):
+        return f"no readable {COMPLETE}"
+    for name, stated in files.items():
+        path = folder / name
+        if not path.is_file() or path.stat().st_size != stated["bytes"]:
+            return f"{name} is cut off or missing"
+        if sha256_of(path) != stated["sha256"]:
+            return f"{name} has changed since it was written"
+    return ""
+
+
+class StepLog:
+    """One JSON line an optimiser step.  A kill of the process loses no line; ``sync`` outlives the machine too."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The rows of all steps up to the first line that a crash tore."""
+        rows = []
+        for line in self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else ():
+            try:
+                rows.append(json.loads(line))
+            except ValueError:
+                break
+        return rows
+
+    def start(self, step: int) -> None:
+        """Open for the steps after ``step``; rows of later ones, whose weights were lost, go."""
+        kept = [row for row in self.rows() if row["step"] <= step]
+        write_text(self.path, "".join(json.dumps(row) + "\n" for row in kept))
+        with refusals(self.path.parent):
+            self._file = self.path.open("a", encoding="utf-8", buffering=1)  # a line reaches the kernel as it ends
+
+    def append(self, row: Mapping[str, Any]) -> None:
+        """Add the row of the next step."""
+        with refusals(self.path.parent):
+            self._file.write(json.dumps(row) + "\n")
+
+    def sync(self) -> None:
+        """Force what was appended to the disk."""
+        with refusals(self.path.parent):
+            os.fsync(self._file.fileno())
+
+
+def claim(folder: Path, parts: Mapping[str, Any], world: int) -> None:
+    """See to it that a state folder is this run's: take an empty one, refuse another run's.
+
+    Args:
+        folder: the state folder, locked by the caller.
+        parts: the run's identity, see ``record.identity``.
+        world: devices it trains on.
+
+    Raises:
+        BusyError: the folder is another run's; says what differs, and how to start afresh.
+        ConfigError: it is this run's, on another number of devices.
+    """
+    found = read_json(folder / RUN)
+    if found is None:
+        write_run(folder, {**parts, "fingerprint": fingerprint(parts), "world": world})
+    elif found.get("fingerprint") != fingerprint(parts):
+        raise other_run(folder, found, parts)
+    elif found["world"] != world:
+        raise ConfigError(
+            f"{folder} holds this run on {found['world']} devices; its state does not fit {world}",
+            f"give --gpus {found['world']}, or remove {folder} to start over",
+        )

@@ -1,0 +1,97 @@
+"""Checkpoints that are whole or not there, and a step log that tells no step twice."""
+
+import json
+
+import pytest
+
+from medvlm_cli.core.errors import BusyError, ConfigError
+from medvlm_cli.core.resume import Checkpoints, StepLog, claim
+
+PARTS = {
+    "schema": "checkpoint/1",
+    "stage": "pretrain",
+    "config": {"lr": 1e-3},
+    "inputs": {"figures 0": "ab"},
+    "keys": {},
+}
+
+
+def saved(folder, *steps):
+    checkpoints = Checkpoints(folder)
+    for step in steps:
+        checkpoints.begin(step)
+        (checkpoints.part(step) / "rank").mkdir()
+        (checkpoints.part(step) / "rank" / "weights").write_bytes(b"weights of %d" % step)
+        checkpoints.commit(step)
+    return checkpoints
+
+
+def shorten(folder):
+    (folder / "rank" / "weights").write_bytes(b"weights of")
+
+
+def flip(folder):
+    (folder / "rank" / "weights").write_bytes(b"weights of 8")
+
+
+def drop_file(folder):
+    (folder / "rank" / "weights").unlink()
+
+
+def drop_marker(folder):
+    (folder / "COMPLETE.json").unlink()
+
+
+def empty_marker(folder):
+    (folder / "COMPLETE.json").write_text("")
+
+
+def test_the_newest_two_checkpoints_stay(tmp_path):
+    saved(tmp_path, 2, 4, 10)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000004", "step-00000010"]
+
+
+@pytest.mark.parametrize("damage", [shorten, flip, drop_file, drop_marker, empty_marker])
+def test_damage_is_found(tmp_path, damage):
+    checkpoints = saved(tmp_path, 7, 9)
+    damage(tmp_path / "step-00000009")
+    found = [(path.name, bool(fault)) for path, fault in checkpoints.newest()]
+    assert found == [("step-00000009", True), ("step-00000007", False)]
+
+
+def test_a_checkpoint_in_the_making_is_none(tmp_path):
+    checkpoints = saved(tmp_path, 2)
+    checkpoints.begin(4)
+    (checkpoints.part(4) / "weights").write_bytes(b"half")
+    assert [path.name for path, _ in checkpoints.newest()] == ["step-00000002"]
+
+
+def test_a_checkpoint_is_written_again_over_a_damaged_one(tmp_path):
+    checkpoints = saved(tmp_path, 2)
+    shorten(tmp_path / "step-00000002")
+    saved(tmp_path, 2)
+    assert [fault for _, fault in checkpoints.newest()] == [""]
+
+
+def test_going_on_drops_the_rows_of_steps_that_were_lost(tmp_path):
+    log = StepLog(tmp_path / "steps.jsonl")
+    log.path.write_text("".join(json.dumps({"step": step}) + "\n" for step in (1, 2, 3, 4)) + '{"step": 5, "lo')
+    log.start(2)
+    log.append({"step": 3})
+    assert [row["step"] for row in StepLog(log.path).rows()] == [1, 2, 3]
+
+
+def test_a_row_reaches_the_file_at_once(tmp_path):
+    log = StepLog(tmp_path / "steps.jsonl")
+    log.start(0)
+    log.append({"step": 1})
+    assert log.path.read_text() == '{"step": 1}\n'
+
+
+def test_a_state_folder_belongs_to_one_run(tmp_path):
+    claim(tmp_path, PARTS, 2)
+    claim(tmp_path, PARTS, 2)
+    with pytest.raises(BusyError, match=r"config lr: 0\.001 -> 0\.002"):
+        claim(tmp_path, PARTS | {"config": {"lr": 2e-3}}, 2)
+    with pytest.raises(ConfigError, match="on 2 devices; its state does not fit 4"):
+        claim(tmp_path, PARTS, 4)
