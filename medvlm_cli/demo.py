@@ -1,7 +1,7 @@
 """``make demo``: the six verbs on drawn figures with the tiny preset, offline, and the paper's claim in miniature.
 
 Two models are trained alike but for the scales: one reads each figure at 32 pixels only, the other at 32, 64 and 96.
-What a small lesion is made of can be seen at 96 pixels alone: the gap is there by construction, and shows the
+Whether a small lesion is smooth or speckled is too fine for 32 pixels: the gap is there by construction, and shows the
 mechanism, not clinical value.  Every step is a ``medvlm`` command, printed as it is run; the two models train side by
 side, a process each.
 """
@@ -118,7 +118,9 @@ def main() -> None:
     console.print(table)
     times = ", ".join(f"{step} {seconds:.0f}" for step, seconds in demo.seconds.items())
     print(f"seconds: {times}; in all {time.monotonic() - began:.0f}")
-    print("The gap is made: what the small lesion is made of shows at the largest scale only.  No clinical claim.")
+    print(
+        "The gap is made: smooth or speckled is too fine for one scale to tell.  It shows the mechanism, not clinical value."
+    )
     print(f"A figure, its tiles at three scales, question and answer: {result['picture']}")
     workspace = "" if demo.workspace == Path("medvlm-workspace") else f" -w {demo.workspace}"
     print(f"Go on with: .venv/bin/medvlm chat {demo.workspace / 'demo-image.png'}{workspace}")

@@ -149,7 +149,7 @@ def converse(session: Any) -> None:
     """Question and answer until /quit or the end of the input; Ctrl-C stops an answer and keeps the conversation."""
     from prompt_toolkit import PromptSession  # 0.2 s that no other verb should pay
 
-    line = PromptSession()
+    line: PromptSession[str] = PromptSession()
     hint("Ask a question.  /image PATH adds an image, /reset starts over, /quit ends.")
     while True:
         try:

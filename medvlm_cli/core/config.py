@@ -59,7 +59,7 @@ class TrainConfig:
     batch: int = 256
     """Conversations per optimiser step, over all devices and accumulation steps."""
     micro_batch: int = 8
-    """Conversations per device and forward pass; the rest of ``batch`` is accumulated."""
+    """Conversations per device and forward pass, at most; the rest of ``batch`` is accumulated."""
     epochs: float = 1.0
     """Passes over the training conversations."""
     warmup: float = 0.03

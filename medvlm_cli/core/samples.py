@@ -86,22 +86,21 @@ class Plan(Sampler[list[int]]):
 def split_batch(batch: int, micro: int, world: int) -> tuple[int, int]:
     """How a batch is made of micro-batches: ``(micro, accumulation)`` with ``micro * accumulation * world == batch``.
 
-    On one device a ``micro`` larger than the batch shrinks to it.
+    The micro-batch asked for is the largest that may be; a device's share of the batch, or a part of it that goes in
+    without a rest, takes its place where it is smaller.  The result of training is the same.
 
     Raises:
-        ConfigError: there is no such accumulation; names the nearest numbers that work.
+        ConfigError: the batch does not divide over the devices, or only in parts so small that most of a device would
+            idle; names the nearest numbers that work.
     """
-    if world == 1:
-        micro = min(micro, batch)
-    if batch % (micro * world):
-        nearest = max(1, round(batch / (micro * world))) * micro * world
-        fixes = [f"--set batch={nearest}"]
-        if batch % world == 0:
-            share = batch // world
-            fixes.append(f"--set micro_batch={max(part for part in range(1, micro + 1) if share % part == 0)}")
-        what = f"batch {batch} is not a multiple of micro_batch {micro} times {world} devices"
-        raise ConfigError(what, " or ".join(fixes))
-    return micro, batch // (micro * world)
+    share, rest = divmod(batch, world)
+    most = max(1, min(micro, share))
+    part = max(size for size in range(1, most + 1) if share % size == 0) if share else 0
+    if rest or 2 * part < most:
+        nearest = max(1, round(batch / (most * world))) * most * world
+        what = f"batch {batch} does not divide over {world} devices in micro-batches of {most} or a little less"
+        raise ConfigError(what, f"--set batch={nearest}" + ("" if rest else f" or --set micro_batch={part}"))
+    return part, share // part
 
 
 class Figures:

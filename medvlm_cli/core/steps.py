@@ -11,7 +11,6 @@ The loop is ``transformers.Trainer``'s.  What this one does otherwise than the s
 """
 
 import math
-import os
 import resource
 import signal
 import sys

@@ -25,8 +25,8 @@ def evaluate(
     \b
     Examples:
       medvlm eval --bench phantom-vqa
-      medvlm eval --bench phantom-vqa --checkpoint medvlm-workspace/checkpoints/finetune --json
-      medvlm eval --bench medvlm-workspace/questions/phantom-vqa --set batch=32
+      medvlm eval --bench phantom-vqa --checkpoint medvlm-workspace/checkpoints/finetune-1x --json
+      medvlm eval --bench medvlm-workspace/questions/phantom-vqa --set batch=32 -o answers-32
     """
     config = shared.config(EvalConfig)
     model = shared.workspace.checkpoint(checkpoint, "finetune", "medvlm finetune")

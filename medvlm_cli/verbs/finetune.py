@@ -30,7 +30,7 @@ def finetune(
     Examples:
       medvlm finetune
       medvlm finetune --gpus 4
-      medvlm finetune --from medvlm-workspace/checkpoints/pretrain --set lr=1e-5
+      medvlm finetune --from medvlm-workspace/checkpoints/pretrain-1x -o medvlm-workspace/checkpoints/finetune-1x
     """
     config = shared.config(FinetuneConfig)
     instruct = shared.workspace.dataset(conversations, "conversations/instruct", "medvlm synthesize")

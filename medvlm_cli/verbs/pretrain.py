@@ -26,7 +26,7 @@ def pretrain(
     \b
     Examples:
       medvlm pretrain
-      medvlm pretrain --gpus 4 -c llama3-med-8b
+      medvlm pretrain --gpus 2 -o medvlm-workspace/checkpoints/pretrain-2
       medvlm pretrain --set scales=32 -o medvlm-workspace/checkpoints/pretrain-1x
     """
     config = shared.config(PretrainConfig)

@@ -21,7 +21,7 @@ def synthesize(
     \b
     Examples:
       medvlm synthesize
-      medvlm synthesize medvlm-workspace/figures/phantom
+      medvlm synthesize medvlm-workspace/figures/phantom -o phantom-only
       medvlm synthesize --dry-run --json
     """
     from medvlm_cli.stages.synthesize import synthesize as run

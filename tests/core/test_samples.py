@@ -63,9 +63,18 @@ def test_the_paper_takes_2344_steps():
 
 
 @pytest.mark.parametrize(
-    ("batch", "micro", "world", "expected"), [(256, 8, 4, (8, 8)), (8, 2, 1, (2, 4)), (4, 64, 1, (4, 1))]
+    ("batch", "micro", "world", "expected"),
+    [
+        (256, 8, 4, (8, 8)),
+        (8, 2, 1, (2, 4)),
+        (4, 64, 1, (4, 1)),
+        (64, 64, 2, (32, 1)),
+        (32, 32, 4, (8, 1)),
+        (12, 8, 1, (6, 2)),
+        (2, 8, 2, (1, 1)),
+    ],
 )
-def test_a_batch_is_made_of_micro_batches(batch, micro, world, expected):
+def test_a_batch_is_made_of_micro_batches_of_at_most_the_size_asked_for(batch, micro, world, expected):
     assert split_batch(batch, micro, world) == expected
 
 
@@ -73,11 +82,11 @@ def test_a_batch_is_made_of_micro_batches(batch, micro, world, expected):
     ("batch", "micro", "world", "fix"),
     [
         (250, 8, 4, "--set batch=256"),
-        (12, 8, 1, "--set batch=16 or --set micro_batch=6"),
-        (8, 8, 2, "--set batch=16 or --set micro_batch=4"),
+        (1, 8, 2, "--set batch=2"),
+        (254, 8, 2, "--set batch=256 or --set micro_batch=1"),
     ],
 )
 def test_a_batch_that_does_not_divide_names_the_nearest_that_does(batch, micro, world, fix):
-    with pytest.raises(ConfigError, match=f"batch {batch} is not a multiple of micro_batch {micro} times") as refused:
+    with pytest.raises(ConfigError, match=f"batch {batch} does not divide over {world} devices") as refused:
         split_batch(batch, micro, world)
     assert refused.value.fix == fix
