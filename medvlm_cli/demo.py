@@ -118,9 +118,7 @@ def main() -> None:
     console.print(table)
     times = ", ".join(f"{step} {seconds:.0f}" for step, seconds in demo.seconds.items())
     print(f"seconds: {times}; in all {time.monotonic() - began:.0f}")
-    print(
-        "The gap is made: smooth or speckled is too fine for one scale to tell.  It shows the mechanism, not clinical value."
-    )
+    print("The gap is made: smooth or speckled is too fine for one scale.  It shows the mechanism, not clinical value.")
     print(f"A figure, its tiles at three scales, question and answer: {result['picture']}")
     workspace = "" if demo.workspace == Path("medvlm-workspace") else f" -w {demo.workspace}"
     print(f"Go on with: .venv/bin/medvlm chat {demo.workspace / 'demo-image.png'}{workspace}")

@@ -26,6 +26,8 @@ Tell = Callable[[str, int, int | None], None]
 """What a stage reports progress to: the name of the phase, how much is done, of how much (None: not known)."""
 
 HEARTBEAT_SECONDS = 30.0
+WIDTH = 160
+"""Columns of a table off a terminal, where Rich would cut words to fit 80."""
 
 _speak: dict[str, Any] = {"json": False}
 
@@ -105,7 +107,7 @@ def result(summary: dict[str, Any], *, as_json: bool) -> None:
     if as_json:
         print(json.dumps(summary, ensure_ascii=False, default=str))
         return
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else WIDTH)
     for key, value in summary.items():
         if isinstance(value, dict) and value and all(isinstance(row, dict) for row in value.values()):
             console.print(_table(key, value))

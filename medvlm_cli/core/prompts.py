@@ -108,31 +108,36 @@ def encode(
         images: figures of the conversation.  Their placeholders open the first turn; ``<image>`` at either end of that
             turn is where a source put them and is not repeated, and anywhere else it is text.
         max_length: longest sequence in tokens, images included.  A longer conversation loses whole question-answer
-            pairs from its end.
+            pairs from its end; of a single pair that is too long, the answer loses its end, and its end token with it,
+            as in LLaVA's training.
         where: id of the conversation, for the error.
 
     Returns:
         ``input_ids`` and ``labels``, two lists of one length (``IGNORED`` but for the assistant's words and their end
-        tokens), and ``cut``, the number of turns that were dropped.
+        tokens), and ``cut``, the number of turns that were dropped or lost their end.
 
     Raises:
-        DataError: the turns do not alternate, an answer is empty, the first pair alone is too long, or the targets are
-            not exactly the answers.
+        DataError: the turns do not alternate, an answer is empty, not even the first question leaves room for an
+            answer, or the targets are not exactly the answers.
         ConfigError: the chat template cannot say where answers begin or end.
     """
     messages = _messages(processor, turns, images, where)
     if messages[-1]["role"] != "assistant":
         raise DataError(f"{where}: the last turn is the user's, so there is nothing to learn", "drop that turn")
-    length = 0
+    ids: list[int] = []
+    labels: list[int] = []
     for end in range(len(messages), 0, -2):
         ids, labels = _labelled(processor, messages[:end], images, where)
-        length = len(ids)
-        if max_length is None or length <= max_length:
+        if max_length is None or len(ids) <= max_length:
             return {"input_ids": ids, "labels": labels, "cut": len(messages) - end}
-    raise DataError(
-        f"{where}: its first question and answer take {length} tokens, max_length is {max_length}",
-        "raise it with --set max_length, or drop the conversation",
-    )
+    assert max_length is not None  # or the first pair would have been returned
+    question = next(place for place, label in enumerate(labels) if label != IGNORED)
+    if question >= max_length:
+        raise DataError(
+            f"{where}: its first question takes {question} tokens, max_length is {max_length}",
+            "raise it with --set max_length, or drop the conversation",
+        )
+    return {"input_ids": ids[:max_length], "labels": labels[:max_length], "cut": len(messages) - 1}
 
 
 def generation_prompt(

@@ -129,7 +129,7 @@ class StepLog:
 
 
 def claim(folder: Path, parts: Mapping[str, Any], world: int) -> None:
-    """See to it that a state folder is this run's: take an empty one, refuse another run's.
+    """See to it that a state folder is this run's: take one without a checkpoint, refuse another run's.
 
     Args:
         folder: the state folder, locked by the caller.
@@ -141,7 +141,7 @@ def claim(folder: Path, parts: Mapping[str, Any], world: int) -> None:
         ConfigError: it is this run's, on another number of devices.
     """
     found = read_json(folder / RUN)
-    if found is None:
+    if found is None or not any(folder.glob("step-*")):
         write_run(folder, {**parts, "fingerprint": fingerprint(parts), "world": world})
     elif found.get("fingerprint") != fingerprint(parts):
         raise other_run(folder, found, parts)

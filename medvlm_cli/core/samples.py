@@ -168,7 +168,7 @@ class Samples(torch.utils.data.Dataset):
         self.split, self.rows, self.features = split, rows, features
         self.processor, self.max_length = processor, max_length
         self._side, self._fit = processor.image_processor.crop_size["height"], model.config.fit
-        self.collate = Collator(processor)
+        self._pad = Collator(processor)
         self._encoded = functools.lru_cache(ENCODED_KEPT)(self._encode)
 
     def __len__(self) -> int:
@@ -180,14 +180,20 @@ class Samples(torch.utils.data.Dataset):
         Raises:
             DataError: the conversation cannot be learnt from, or its figure cannot be decoded.
         """
-        ids, labels, figure, name = self._encoded(self.rows[index if index >= 0 else ~index])
+        encoded, figure, name = self._encoded(self.rows[index if index >= 0 else ~index])
+        ids, labels = encoded["input_ids"], encoded["labels"]
         sample = {"input_ids": ids, "labels": labels if index >= 0 else [IGNORED] * len(labels)}
+        sample["cut"] = bool(encoded["cut"]) and index >= 0
         if self.features is not None:
             return sample | {"features": self.features[figure]}
         return sample | {"image": square(*self.split.figures.find(figure, name), figure, self._side, self._fit)}
 
-    def _encode(self, row: int) -> tuple[list[int], list[int], str, str]:
+    def collate(self, samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """Padded tensors, and ``cut``: how many of the samples were cut to the longest sequence."""
+        return {**self._pad(samples), "cut": sum(sample["cut"] for sample in samples)}
+
+    def _encode(self, row: int) -> tuple[dict[str, Any], str, str]:
         found = self.split.conversations.row_at(row, ["conversation_id", "figure_id", "turns"])
         name = found["conversation_id"]
         encoded = encode(self.processor, found["turns"], 1, self.max_length, f"conversation {name}")
-        return encoded["input_ids"], encoded["labels"], found["figure_id"], name
+        return encoded, found["figure_id"], name

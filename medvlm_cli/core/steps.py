@@ -126,7 +126,7 @@ class StepTrainer(Trainer):
         self.checkpoints = Checkpoints(Path(job.state))
         self.steps = StepLog(Path(job.state) / "steps.jsonl") if args.process_index == 0 else None
         self.stop, self.stopping = Stop(), False
-        self.tokens, self.began = 0, time.perf_counter()
+        self.tokens, self.cut, self.began = 0, 0, time.perf_counter()
         self.remove_callback(PrinterCallback)
         self.add_callback(_SaveAndStop(self))
 
@@ -152,9 +152,11 @@ class StepTrainer(Trainer):
         batches = [batch for _ in range(num_batches) if (batch := next(epoch_iterator, None)) is not None]
         counts = [sum(int((batch["labels"][:, 1:] != -100).sum()) for batch in batches)]
         counts += [sum(int(batch["attention_mask"].sum()) for batch in batches), int(bool(self.stop.number))]
+        counts.append(sum(batch.pop("cut") for batch in batches))
         if self.args.world_size > 1:
             counts = self.accelerator.reduce(torch.tensor(counts, device=device), "sum").tolist()
         self.tokens, self.stopping = counts[1], counts[2] > 0
+        self.cut += counts[3]
         return batches, torch.tensor(max(counts[0], 1), device=device)
 
     def compute_loss(
@@ -180,6 +182,7 @@ class StepTrainer(Trainer):
         model.eval()
         total = torch.zeros(2, dtype=torch.float64, device=self.args.device)
         for batch in self._loader(samples, plan):
+            batch.pop("cut")
             targets = (batch["labels"][:, 1:] != -100).sum()
             with self.compute_loss_context_manager():
                 summed = model(**self._prepare_inputs(batch), num_items_in_batch=1, use_cache=False).loss

@@ -69,7 +69,7 @@ def fit(job: Job, tell: Tell) -> dict[str, Any]:
     if trainer.stopping:
         raise SystemExit(128 + signal.SIGTERM)  # another rank was asked to
     held_out = trainer.held_out(val)
-    outcome = _outcome(trainer.steps.rows(), held_out) if trainer.steps else {}
+    outcome = _outcome(trainer, held_out) if trainer.steps else {}
     _export(trainer, processor, outcome)
     return outcome
 
@@ -146,13 +146,15 @@ def _arguments(job: Job, rows: int) -> TrainingArguments:
     return arguments
 
 
-def _outcome(rows: list[dict[str, Any]], held_out: float | None) -> dict[str, Any]:
+def _outcome(trainer: StepTrainer, held_out: float | None) -> dict[str, Any]:
+    rows = trainer.steps.rows() if trainer.steps else []
     last = rows[-max(1, len(rows) // 20) :]
     return {
         "steps": len(rows),
         "loss": sum(row["loss"] for row in last) / len(last),  # mean of the last twentieth
         "held_out_loss": held_out,
         "seconds": sum(row["seconds"] for row in rows),
+        "cut_to_max_length": trainer.cut,  # conversations shown since the start of this process
     }
 
 

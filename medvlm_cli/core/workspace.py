@@ -79,7 +79,8 @@ class Workspace:
         """
         if given:
             return given
-        finished = {_finished(path): path.parent for path in self.root.glob("checkpoints/*/run.json")}
+        runs = self.root.glob("checkpoints/[!.]*/run.json")  # a name with a dot is a run's state, not its result
+        finished = {_finished(path): path.parent for path in runs}
         if not finished:
             raise DataError(
                 f"no checkpoint in {self.root / 'checkpoints'}",

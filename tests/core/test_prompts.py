@@ -167,8 +167,17 @@ def test_a_long_conversation_is_cut_between_turns_and_says_so(processors, room, 
     assert encoded["input_ids"] == encode(processor, TURNS[: 4 - cut])["input_ids"]
 
 
-def test_a_first_pair_that_is_too_long_is_refused_by_its_name(processors):
-    with pytest.raises(DataError, match=r"c-00412: its first question and answer take .* tokens, max_length is 20"):
+def test_of_a_single_pair_that_is_too_long_the_answer_loses_its_end(processors):
+    processor = processors["llama3"]
+    whole = encode(processor, TURNS[:2])
+    encoded = encode(processor, TURNS, max_length=len(whole["input_ids"]) - 3)
+    assert encoded["input_ids"] == whole["input_ids"][:-3]
+    assert encoded["labels"] == whole["labels"][:-3]
+    assert encoded["cut"] == 3
+
+
+def test_a_question_that_leaves_no_room_for_an_answer_is_refused_by_its_name(processors):
+    with pytest.raises(DataError, match=r"c-00412: its first question takes .* tokens, max_length is 20"):
         encode(processors["llama3"], TURNS, max_length=20, where="c-00412")
 
 

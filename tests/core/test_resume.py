@@ -89,7 +89,9 @@ def test_a_row_reaches_the_file_at_once(tmp_path):
 
 
 def test_a_state_folder_belongs_to_one_run(tmp_path):
+    claim(tmp_path, PARTS | {"config": {"lr": 9.0}}, 4)  # it ended before its first checkpoint
     claim(tmp_path, PARTS, 2)
+    (tmp_path / "step-00000001").mkdir()
     claim(tmp_path, PARTS, 2)
     with pytest.raises(BusyError, match=r"config lr: 0\.001 -> 0\.002"):
         claim(tmp_path, PARTS | {"config": {"lr": 2e-3}}, 2)

@@ -168,7 +168,7 @@ def finished(bench, pretrained):
 
 def unfinished(bench, pretrained):
     with pytest.raises(Cut):
-        bench.pretrain("pretrain", cut_at(1, cut))
+        bench.pretrain("pretrain", cut_at(3, cut))
 
 
 @pytest.mark.parametrize("there", [finished, unfinished])
@@ -181,7 +181,7 @@ def test_another_run_is_refused_with_what_differs(bench, pretrained, there):
 
 def test_another_number_of_devices_is_refused(bench):
     with pytest.raises(Cut):
-        bench.pretrain("again", cut_at(1, cut))
+        bench.pretrain("again", cut_at(3, cut))
     with pytest.raises(ConfigError, match="holds this run on 1 devices; its state does not fit 2") as refused:
         bench.pretrain("again", gpus=2)
     assert "--gpus 1" in refused.value.fix
