@@ -77,7 +77,7 @@ def test_the_examples_of_a_verb_run(ran, verb):
         ("conversations/captions", CONVERSATIONS, 302),
         ("conversations/instruct", CONVERSATIONS, 302),
         ("checkpoints/pretrain/steps", STEPS, 30),
-        ("checkpoints/finetune/steps", STEPS, 30),
+        ("checkpoints/finetune/steps", STEPS, 47),
         ("answers/finetune/phantom-vqa", ANSWERS, 1400),
     ],
 )

@@ -35,10 +35,13 @@ def evaluate(
     plan = {"verb": "eval", "reads": [str(questions), model], "writes": str(out)}
 
     def stage(tell: Tell) -> dict[str, Any]:  # torch loads here, not for --help
+        from medvlm_cli.benchmarks import BENCHMARKS
+        from medvlm_cli.core.plugins import resolve
         from medvlm_cli.stages.evaluate import evaluate as run
         from medvlm_cli.stages.fetch import fetch
 
         if not Path(questions, "manifest.json").is_file():
+            resolve(bench, BENCHMARKS, "benchmark")
             fetch(bench, questions, shared.config(FetchConfig, own=False), tell)
         return run(questions, model, out, config, tell)
 
