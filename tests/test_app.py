@@ -74,6 +74,12 @@ def test_an_error_is_an_object_with_json(tmp_path):
     assert done.returncode == 4
 
 
+def test_an_unknown_benchmark_lists_the_known_ones(tmp_path):
+    done = medvlm("eval", "--bench", "phantomvqa", "--checkpoint", "x", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: no benchmark 'phantomvqa'; there are own, phantom-vqa")
+
+
 def test_a_dry_run_writes_nothing(tmp_path):
     done = medvlm("fetch", "phantom", "--dry-run", "--json", cwd=tmp_path)
     assert json.loads(done.stdout)["settings"]["seed"] == 0
