@@ -4,6 +4,7 @@ import functools
 import hashlib
 import multiprocessing
 import os
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -96,7 +97,7 @@ class _Processes:
             yield from map(make, keys)
             return
         if self._pool is None:  # not before the folder is known to be ours, and something is to be done
-            self._pool = ProcessPoolExecutor(self._workers, multiprocessing.get_context("spawn"))
+            self._pool = ProcessPoolExecutor(self._workers, multiprocessing.get_context("spawn"), _end_with_parent)
         ahead: deque[Future[Harvest]] = deque()
         for key in keys:
             ahead.append(self._pool.submit(make, key))
@@ -104,6 +105,18 @@ class _Processes:
                 yield ahead.popleft().result()
         while ahead:
             yield ahead.popleft().result()
+
+
+def _end_with_parent() -> None:
+    """In a worker: end when the parent dies, even by SIGKILL, which the pool's own pipes do not notice."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _histogram(values: Iterator[str | None]) -> dict[str, int]:
