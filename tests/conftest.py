@@ -49,7 +49,8 @@ def byte_level_tokenizer(special, split=LLAMA3_SPLIT, **names):
     trainer = trainers.BpeTrainer(
         vocab_size=500, special_tokens=special, initial_alphabet=alphabet, show_progress=False
     )
-    tokenizer.train_from_iterator(CORPUS * 4, trainer)
+    blank_lines = ["\n\n"] * 50  # one token, as in real vocabularies: what a prompt ends in
+    tokenizer.train_from_iterator([*CORPUS * 4, *blank_lines], trainer)
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names)
 
 
