@@ -70,6 +70,12 @@ def test_a_missing_checkpoint_names_the_command_that_makes_one(tmp_path):
     assert "nowhere" in done.stderr and "medvlm finetune" in done.stderr
 
 
+def test_a_chat_without_a_question_is_refused(tmp_path):
+    done = medvlm(tmp_path, "chat", "--checkpoint", "x", "-p", " ")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: no question is given\n")
+
+
 def test_a_second_process_on_one_folder_is_refused_and_told_who_writes(tmp_path):
     out = tmp_path / "out"
     out.mkdir()

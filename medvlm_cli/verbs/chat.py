@@ -8,6 +8,7 @@ import typer
 
 from medvlm_cli import render
 from medvlm_cli.core.config import ChatConfig
+from medvlm_cli.core.errors import ConfigError
 from medvlm_cli.options import Shared
 
 
@@ -34,7 +35,9 @@ def chat(
     opened = open_images(images or [])
     model = shared.workspace.newest_checkpoint(checkpoint)
     if prompt is None and not sys.stdin.isatty():
-        prompt = sys.stdin.read().strip()
+        prompt = sys.stdin.read()
+    if prompt is not None and not prompt.strip():
+        raise ConfigError("no question is given", "give one with -p or on stdin, or call it in a terminal without -p")
     if shared.dry_run:
         render.result({"verb": "chat", "reads": [model, *map(str, images or [])], "dry_run": True}, as_json=shared.json)
         return
