@@ -8,7 +8,7 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,9 +21,7 @@ from rich.text import Text
 
 from medvlm_cli.core.clean import clean
 from medvlm_cli.core.errors import MedVLMError
-
-Tell = Callable[[str, int, int | None], None]
-"""What a stage reports progress to: the name of the phase, how much is done, of how much (None: not known)."""
+from medvlm_cli.core.tell import Tell
 
 HEARTBEAT_SECONDS = 30.0
 WIDTH = 160

@@ -8,7 +8,7 @@ Legend: T tokens of a figure, K scales, C channels of the tower.
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,7 @@ from medvlm_cli.core.images import decode, to_rgb_square
 from medvlm_cli.core.model.vlm import Fit
 from medvlm_cli.core.record import fingerprint, identity
 from medvlm_cli.core.schemas import FIGURES, features_schema
-
-Tell = Callable[[str, int, int | None], None]
+from medvlm_cli.core.tell import Tell
 
 TOGETHER = 32
 """Figures that go through the tower in one call."""

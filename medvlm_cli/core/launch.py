@@ -19,8 +19,9 @@ from medvlm_cli.core.errors import BusyError, ConfigError
 from medvlm_cli.core.processes import run_processes
 from medvlm_cli.core.record import begin, fingerprint, identity, other_run, read_json
 from medvlm_cli.core.resume import Checkpoints, claim
-from medvlm_cli.core.samples import KINDS, Figures, Split, Tell, split_batch
+from medvlm_cli.core.samples import KINDS, Figures, Split, split_batch
 from medvlm_cli.core.steps import Job
+from medvlm_cli.core.tell import Tell
 from medvlm_cli.core.train import fit
 
 

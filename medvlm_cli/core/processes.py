@@ -27,8 +27,8 @@ import torch
 
 from medvlm_cli.core import errors
 from medvlm_cli.core.commit import write_text
-from medvlm_cli.core.samples import Tell
 from medvlm_cli.core.steps import Job
+from medvlm_cli.core.tell import Tell
 from medvlm_cli.core.train import fit
 
 MARK = "\x1emedvlm "

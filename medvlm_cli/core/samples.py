@@ -4,7 +4,7 @@ Figures and conversations stay on disk and are mapped into memory; a sample is p
 """
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,6 @@ from medvlm_cli.core.errors import ConfigError, DataError
 from medvlm_cli.core.features import Features, square
 from medvlm_cli.core.prompts import IGNORED, encode
 from medvlm_cli.core.schemas import CONVERSATIONS, FIGURES
-
-Tell = Callable[[str, int, int | None], None]
 
 KINDS = {"pretrain": "caption", "finetune": "instruct"}
 """The kind of conversation that each stage learns from."""

@@ -31,7 +31,8 @@ from torch.utils.data import DataLoader
 from medvlm_cli.core.commit import refusals
 from medvlm_cli.core.errors import MedVLMError
 from medvlm_cli.core.resume import Checkpoints, StepLog
-from medvlm_cli.core.samples import Plan, Samples, Tell
+from medvlm_cli.core.samples import Plan, Samples
+from medvlm_cli.core.tell import Tell
 
 # Two libraries that one process on one device never uses are kept out, 3 s of every start: Trainer imports `datasets`
 # to see whether our dataset is one of its own, accelerate imports `deepspeed` to see whether our model is.

@@ -21,9 +21,10 @@ from medvlm_cli.core.features import Cache, Features
 from medvlm_cli.core.model.checkpoint import load, save
 from medvlm_cli.core.model.threads import one_thread_if_small
 from medvlm_cli.core.model.vlm import build_model, freeze
-from medvlm_cli.core.samples import KINDS, Figures, Samples, Split, Tell
+from medvlm_cli.core.samples import KINDS, Figures, Samples, Split
 from medvlm_cli.core.schemas import STEPS
 from medvlm_cli.core.steps import Job, StepTrainer, plan_of
+from medvlm_cli.core.tell import Tell
 from medvlm_cli.core.zero import start_on_cpu, zero_config
 
 MAX_GRAD_NORM = 1.0
@@ -69,7 +70,7 @@ def fit(job: Job, tell: Tell) -> dict[str, Any]:
     if trainer.stopping:
         raise SystemExit(128 + signal.SIGTERM)  # another rank was asked to
     held_out = trainer.held_out(val)
-    outcome = _outcome(trainer, held_out) if trainer.steps else {}
+    outcome = _outcome(trainer.steps.rows(), trainer.cut, held_out) if trainer.steps else {}
     _export(trainer, processor, outcome)
     return outcome
 
@@ -146,15 +147,14 @@ def _arguments(job: Job, rows: int) -> TrainingArguments:
     return arguments
 
 
-def _outcome(trainer: StepTrainer, held_out: float | None) -> dict[str, Any]:
-    rows = trainer.steps.rows() if trainer.steps else []
+def _outcome(rows: list[dict[str, Any]], cut: int, held_out: float | None) -> dict[str, Any]:
     last = rows[-max(1, len(rows) // 20) :]
     return {
         "steps": len(rows),
         "loss": sum(row["loss"] for row in last) / len(last),  # mean of the last twentieth
         "held_out_loss": held_out,
         "seconds": sum(row["seconds"] for row in rows),
-        "cut_to_max_length": trainer.cut,  # conversations shown since the start of this process
+        "cut_to_max_length": cut,  # conversations shown since the start of this process
     }
 
 

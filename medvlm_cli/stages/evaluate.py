@@ -5,7 +5,7 @@ import io
 import json
 import platform
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,8 @@ from medvlm_cli.core.errors import DataError
 from medvlm_cli.core.generate import Checkpoint, Generator, Picture, Request, find_checkpoint
 from medvlm_cli.core.images import decode
 from medvlm_cli.core.schemas import ANSWERS, QUESTIONS
+from medvlm_cli.core.tell import Tell
 
-Tell = Callable[[str, int, int | None], None]
 Row = Mapping[str, Any]
 
 REPORT = "report/1"

@@ -17,6 +17,7 @@ from medvlm_cli.core.config import FetchConfig, as_dict
 from medvlm_cli.core.errors import DataError
 from medvlm_cli.core.plugins import resolve
 from medvlm_cli.core.schemas import FIGURES, QUESTIONS
+from medvlm_cli.core.tell import Tell
 from medvlm_cli.sources import SOURCES
 
 MENDABLE = frozenset({"corrupt_image", "missing_image", "missing_caption", "image_too_big", "unreadable_xml"})
@@ -24,8 +25,6 @@ MENDABLE = frozenset({"corrupt_image", "missing_image", "missing_caption", "imag
 
 WORTH_PROCESSES = 64
 """Records from which starting processes pays."""
-
-Tell = Callable[[str, int, int | None], None]
 
 
 def kind_of(source: str) -> str:

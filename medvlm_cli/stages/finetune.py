@@ -6,7 +6,7 @@ from typing import Any
 
 from medvlm_cli.core.config import FinetuneConfig, as_dict
 from medvlm_cli.core.launch import Training, run_stage
-from medvlm_cli.core.samples import Tell
+from medvlm_cli.core.tell import Tell
 
 
 def finetune(

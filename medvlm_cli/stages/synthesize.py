@@ -9,9 +9,8 @@ from medvlm_cli.core.config import SynthesizeConfig, as_dict
 from medvlm_cli.core.errors import DataError
 from medvlm_cli.core.plugins import resolve
 from medvlm_cli.core.schemas import CONVERSATIONS, FIGURES
+from medvlm_cli.core.tell import Tell
 from medvlm_cli.teachers import TEACHERS
-
-Tell = Callable[[str, int, int | None], None]
 
 TEXT_COLUMNS = [field.name for field in FIGURES if field.name != "image"]
 

@@ -6,8 +6,8 @@ from typing import Annotated, Any
 import typer
 
 from medvlm_cli.core.config import EvalConfig, FetchConfig
+from medvlm_cli.core.tell import Tell
 from medvlm_cli.options import Shared
-from medvlm_cli.render import Tell
 
 
 def evaluate(

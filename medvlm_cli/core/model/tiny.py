@@ -13,7 +13,7 @@ import math
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,8 +27,7 @@ from transformers import CLIPVisionConfig, CLIPVisionModel, LlamaConfig, LlamaFo
 from medvlm_cli.core.images import MEAN, STD
 from medvlm_cli.core.model.threads import one_thread_if_small
 from medvlm_cli.core.phantom import tower_pairs, tower_texts
-
-Tell = Callable[[str, int, int | None], None]
+from medvlm_cli.core.tell import Tell
 
 SPECIAL = ("<|begin_of_text|>", "<|eot_id|>", "<|start_header_id|>", "<|end_header_id|>", "<image>", "<|pad|>")
 VOCABULARY = 1024
