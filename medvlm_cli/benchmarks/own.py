@@ -11,9 +11,9 @@ from typing import Any
 
 from medvlm_cli.core.arrow import Harvest, Reject
 from medvlm_cli.core.config import FetchConfig
-from medvlm_cli.core.errors import ConfigError, DataError
+from medvlm_cli.core.errors import DataError
 from medvlm_cli.core.images import decode, read_inside
-from medvlm_cli.core.table import find_table, read_table, word
+from medvlm_cli.core.table import find_table, image_folder, read_table, word
 
 KINDS = ("open", "closed")
 
@@ -38,11 +38,7 @@ def harvest(key: str, config: FetchConfig) -> Harvest:
 
 @functools.lru_cache(maxsize=2)
 def _rows(images: str, table: str) -> dict[str, tuple[int, dict[str, Any], tuple[str, str] | None]]:
-    if not images:
-        raise ConfigError("no folder of images is given", "medvlm fetch own DIR --captions FILE")
-    root = Path(images)
-    if not root.is_dir():
-        raise DataError(f"{images} is not a folder", "give the folder that holds the images")
+    root = image_folder(images, "own")
     path = find_table(root, table)
     return {f"{path.name}, row {row[0]}": row for row in read_table(path, ("image", "question", "answer"))}
 

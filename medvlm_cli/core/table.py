@@ -10,13 +10,27 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from medvlm_cli.core.errors import DataError
+from medvlm_cli.core.errors import ConfigError, DataError
 
 IMAGE_COLUMNS = ("image", "file", "filename", "path")
 """Names that the column of the image's path may have."""
 
 Rows = list[tuple[int, dict[str, Any], tuple[str, str] | None]]
 """Row number, values by column, and what is wrong with the row as a whole: (reason, message)."""
+
+
+def image_folder(given: str, source: str) -> Path:
+    """The folder that holds the images of ``source``.
+
+    Raises:
+        ConfigError: none is given.
+        DataError: it is not a folder.
+    """
+    if not given:
+        raise ConfigError("no folder of images is given", f"medvlm fetch {source} DIR --captions FILE")
+    if not Path(given).is_dir():
+        raise DataError(f"{given} is not a folder", "give the folder that holds the images")
+    return Path(given)
 
 
 def find_table(root: Path, given: str) -> Path:

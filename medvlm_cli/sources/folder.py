@@ -15,9 +15,9 @@ from typing import Any
 
 from medvlm_cli.core.arrow import Harvest, Reject
 from medvlm_cli.core.config import FetchConfig
-from medvlm_cli.core.errors import ConfigError, DataError
+from medvlm_cli.core.errors import DataError
 from medvlm_cli.core.images import ImageTooBigError, UnsafePathError, decode, read_inside
-from medvlm_cli.core.table import find_table, read_table, word
+from medvlm_cli.core.table import find_table, image_folder, read_table, word
 from medvlm_cli.sources.licenses import commercial_ok, kept, spdx
 from medvlm_cli.sources.modality import UNKNOWN, modality, n_panels
 from medvlm_cli.sources.text import clean
@@ -77,11 +77,7 @@ def harvest(key: str, config: FetchConfig) -> Harvest:
 
 @functools.lru_cache(maxsize=2)
 def _entries(images: str, captions: str) -> dict[str, _Entry]:
-    if not images:
-        raise ConfigError("no folder of images is given", "medvlm fetch folder DIR --captions FILE")
-    root = Path(images)
-    if not root.is_dir():
-        raise DataError(f"{images} is not a folder", "give the folder that holds the images")
+    root = image_folder(images, "folder")
     table = find_table(root, captions)
     entries: dict[str, _Entry] = {}
     named: set[str] = set()
