@@ -30,9 +30,9 @@ bench: $(READY)
 help-texts: $(READY)
 	$(BIN)/python tests/test_docs.py
 
-# Resolve the newest versions that fit together; vllm and ray stay out, they bring their own worlds.
+# Resolve the newest versions that fit together; vllm stays out, it brings its own world.
 lock: $(READY)
-	$(BIN)/uv pip compile pyproject.toml --extra train --extra medical --extra dev --universal --python-version 3.11 \
+	$(BIN)/uv pip compile pyproject.toml --extra train --extra medical --extra cluster --extra dev --universal --python-version 3.11 \
 	  --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --upgrade -o requirements.lock
 
 # uv installs the 6 GB of wheels several times faster than pip; it comes from the lock too, by its own hashes.

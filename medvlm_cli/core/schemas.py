@@ -86,6 +86,36 @@ FIGURES = _schema(
     pa.field("url", pa.string()),
 )
 
+
+def _with(schema: pa.Schema, *more: pa.Field) -> pa.Schema:
+    """A schema of ours with further columns, which every reader of it keeps and none asks for."""
+    return _schema(name_of(schema), *schema, *more)
+
+
+ARTICLE_FIGURES = _with(
+    FIGURES,  # what an article knows beside: enough to credit it, and to find the very object again
+    pa.field("article_version", pa.int32()),  # of PMC7096066.2, 2
+    pa.field("year", pa.int32()),
+    pa.field("journal", pa.string()),
+    pa.field("authors", pa.string()),  # "Smith J, Doe A, et al."
+    pa.field("license_code", pa.string()),  # as the bucket's metadata has it
+    pa.field("source_key", pa.string()),  # "PMC7096066.2/fig2.jpg"
+    pa.field("source_md5", pa.string()),  # hex, of the object under that key
+    pa.field("n_panels_caption", pa.int32()),  # what the caption tells apart by letters
+    pa.field("n_panels_image", pa.int32()),  # what gutters tell apart
+    pa.field("in_subarticle", pa.bool_()),  # in a decision letter, a reply ...
+)
+
+SCAN_FIGURES = _with(
+    FIGURES,  # how a slice, a slide or deep greyscale became a picture
+    pa.field("source_file", pa.string()),  # relative to the folder
+    pa.field("frame", pa.int32()),  # of a multi-frame image or a volume, from 0
+    pa.field("window_center", pa.float64()),  # in the unit of the rescaled values, HU for CT
+    pa.field("window_width", pa.float64()),
+    pa.field("region", pa.list_(pa.int64())),  # left, top, width, height in pixels of the largest level
+    pa.field("burned_in", pa.bool_()),  # the pixels may hold words about the patient; null: not said
+)
+
 CONVERSATIONS = _schema(
     "conversations/1",
     _required("conversation_id", pa.string()),
