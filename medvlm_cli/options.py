@@ -60,8 +60,20 @@ class Shared:
         """Where to write: ``-o``, else the place in the workspace."""
         return self.out or self.workspace.path(*parts)
 
-    def run(self, plan: dict[str, Any], config: Any, stage: Callable[[render.Tell], dict[str, Any]]) -> None:
+    def run(
+        self,
+        plan: dict[str, Any],
+        config: Any,
+        stage: Callable[[render.Tell], dict[str, Any]],
+        announce: bool = False,
+    ) -> None:
         """Run a stage under a progress display and print its summary; with ``--dry-run`` print the plan alone.
+
+        Args:
+            plan: what will be read and written, and what it will cost under ``cost``.
+            config: the settings.
+            stage: what to run.
+            announce: say the cost before it is spent.
 
         Raises:
             typer.Exit: with the code ``INCOMPLETE``, when the summary's ``retry`` counts rows that a retry may cure.
@@ -69,6 +81,8 @@ class Shared:
         if self.dry_run:
             summary = plan | {"settings": as_dict(config), "dry_run": True}
         else:
+            if announce and plan.get("cost") and not self.quiet:
+                render.hint("about " + render.listed(plan["cost"]))
             with render.progress(quiet=self.quiet) as tell:
                 summary = stage(tell)
         render.result(summary, as_json=self.json)

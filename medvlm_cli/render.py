@@ -13,8 +13,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from rich.columns import Columns
 from rich.console import Console
 from rich.logging import RichHandler
+from rich.padding import Padding
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
@@ -26,6 +28,8 @@ from medvlm_cli.core.tell import Tell
 HEARTBEAT_SECONDS = 30.0
 WIDTH = 160
 """Columns of a table off a terminal, where Rich would cut words to fit 80."""
+COUNTED_ROWS = 12
+"""Most rows of a table of counts on a terminal."""
 
 _speak: dict[str, Any] = {"json": False}
 
@@ -101,13 +105,19 @@ class _Heartbeat:
 
 
 def result(summary: dict[str, Any], *, as_json: bool) -> None:
-    """Print what a stage returns: JSON, or a line a value and a table for each table."""
+    """Print what a stage returns: JSON, or a line a value and a table for each table.
+
+    What stands under ``tables`` is tables of counts, as ``core.summary`` makes them: side by side on a terminal, a line
+    each off it.
+    """
     if as_json:
         print(json.dumps(summary, ensure_ascii=False, default=str))
         return
     console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else WIDTH)
     for key, value in summary.items():
-        if isinstance(value, dict) and value and all(isinstance(row, dict) for row in value.values()):
+        if key == "tables":
+            _print_counts(console, value)
+        elif isinstance(value, dict) and value and all(isinstance(row, dict) for row in value.values()):
             console.print(_table(key, value))
         elif isinstance(value, dict):
             shown = ", ".join(f"{name} {_number(part)}" for name, part in value.items())
@@ -119,6 +129,30 @@ def result(summary: dict[str, Any], *, as_json: bool) -> None:
             console.print(Text(clean(f"{key}: {_number(value)}")))
 
 
+def _print_counts(console: Console, tables: dict[str, dict[str, int]]) -> None:
+    if not console.is_terminal:
+        for title, counts in tables.items():
+            shown = ", ".join(f"{value}={count:,}" for value, count in counts.items())  # not "panels: 1 358"
+            console.print(Text(clean(f"{title}: {shown or 'none'}")))
+        return
+    blocks = [Padding(_counts(title, counts), (1, 3, 0, 0)) for title, counts in tables.items() if counts]
+    console.print(Columns(blocks, padding=0), soft_wrap=False)
+
+
+def _counts(title: str, counts: dict[str, int]) -> Table:
+    """Value, count and share, a line each."""
+    from medvlm_cli.core.summary import shortened  # it loads pyarrow, which no --help should pay
+
+    table = Table(title=Text(clean(title)), title_justify="left", box=None, show_header=False, padding=(0, 2, 0, 0))
+    table.add_column(max_width=40, no_wrap=True, overflow="ellipsis")
+    table.add_column(justify="right")
+    table.add_column(justify="right")
+    total = sum(counts.values())
+    for value, count in shortened(title, counts, COUNTED_ROWS).items():
+        table.add_row(Text(clean(value)), f"{count:,}", Text(f"{100 * count / total:.0f} %", style="dim"))
+    return table
+
+
 def _table(title: str, rows: dict[str, dict[str, Any]]) -> Table:
     columns = list(dict.fromkeys(name for row in rows.values() for name in row))
     table = Table(title=Text(clean(title.replace("_", " "))), title_justify="left")
@@ -128,6 +162,11 @@ def _table(title: str, rows: dict[str, dict[str, Any]]) -> Table:
     for name, row in rows.items():
         table.add_row(Text(clean(name)), *(Text(clean(_number(row.get(column, "")))) for column in columns))
     return table
+
+
+def listed(amounts: dict[str, Any]) -> str:
+    """``200 articles, 1,400 requests, 110 megabytes``."""
+    return ", ".join(f"{_number(value)} {name}" for name, value in amounts.items())
 
 
 def _number(value: Any) -> str:

@@ -33,6 +33,7 @@ def test_a_wheel_holds_both_packages_the_presets_and_nothing_else(tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     names = zipfile.ZipFile(next(tmp_path.glob("*.whl"))).namelist()
     assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == {"medvlm_cli", "medvlm_kernels"}
+    assert "medvlm_cli/core/report.html" in names
     assert {"medvlm_cli/configs/tiny.yaml", "medvlm_cli/configs/deepspeed/zero2.json"} <= set(names)
     assert {"medvlm_cli/app.py", "medvlm_kernels/reference.py", "medvlm_kernels/py.typed"} <= set(names)
 

@@ -28,6 +28,11 @@ _COUNTED = {
 _USE = """Made for training and measuring biomedical vision-language models in research.
 Not a medical device, not for diagnosis.
 Each row keeps the licence of where it came from; whoever passes the data on keeps to the strictest of them."""
+_PMC = """The articles come from PubMed Central, courtesy of the U.S. National Library of Medicine (NLM).
+NLM may have updated its data since the day that `run.json` states; these may not be the most current.
+NLM does not endorse this dataset or the work done with it.
+Pass a figure on only as its own licence allows, with the credit that `ATTRIBUTION.csv` has ready."""
+"""What NLM asks of those who redistribute: README of its open-access bucket ``pmc-oa-opendata``."""
 
 
 def card(name: str, schema: str, files: list[Path], run: Mapping[str, Any]) -> str:
@@ -62,6 +67,7 @@ def card(name: str, schema: str, files: list[Path], run: Mapping[str, Any]) -> s
         f"{run['counts']['in']:,} came in, {run['counts']['rejected']:,} were rejected; `rejects/` says which and why.",
         *_table("Rejected, by reason", reasons),
         *[line for title, values in counted.items() for line in _table(title, values)],
+        *(["## Acknowledgement", _PMC] if "pmc" in counted.get("Sources", {}) else []),
         "## Intended use",
         _USE,
         "## Provenance",

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from medvlm_cli.core.errors import BusyError, ResourceError
+from medvlm_cli.core.errors import LockedError, ResourceError
 
 TMP = ".tmp"
 """What a file's name ends in until it is whole."""
@@ -182,7 +182,7 @@ class Lock:
         """Take the lock or fail at once.
 
         Raises:
-            BusyError: another process has it; the message names it.
+            LockedError: another process has it; the message names it.
             ResourceError: the folder takes no lock file.
         """
         with refusals(self._path.parent):
@@ -195,7 +195,7 @@ class Lock:
                 except BlockingIOError:
                     holder = os.pread(file, 200, 0).decode("utf-8", "replace") or "another process"
                     fix = "wait for it, end it, or give another folder with -o"
-                    raise BusyError(f"{self._path.parent} is being written by {holder}", fix) from None
+                    raise LockedError(f"{self._path.parent} is being written by {holder}", fix) from None
                 finally:
                     if file >= 0:
                         os.close(file)

@@ -6,6 +6,8 @@ A default is the paper's number where the paper gives one (tables 8 and 9 of Lla
 
 import dataclasses
 import difflib
+import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +18,40 @@ import yaml
 from medvlm_cli.core.errors import ConfigError
 
 FITS = ("squash", "pad", "crop")
+
+WINDOWS = {
+    "lung": (-600.0, 1500.0),
+    "mediastinum": (50.0, 350.0),
+    "soft-tissue": (50.0, 400.0),
+    "abdomen": (50.0, 400.0),
+    "liver": (30.0, 150.0),
+    "bone": (400.0, 1800.0),
+    "brain": (40.0, 80.0),
+    "subdural": (75.0, 215.0),
+    "stroke": (40.0, 40.0),
+    "spine": (50.0, 250.0),
+}
+"""Windows of CT by name: centre and width in Hounsfield units, as Radiopaedia's article "Windowing (CT)" gives them."""
+AXES = ("axial", "coronal", "sagittal")
+FRAMES = ("middle", "first", "all")
+
+
+def window_of(text: str) -> tuple[float, float]:
+    """Centre and width of a window given as a name of ``WINDOWS`` or as ``center,width``.
+
+    Raises:
+        ConfigError: it is neither, or the width is below 1.
+    """
+    name = "-".join(text.lower().replace("_", " ").split())
+    if name in WINDOWS:
+        return WINDOWS[name]
+    try:
+        center, width = (float(part) for part in text.strip("[]() ").split(","))
+    except ValueError:
+        center, width = 0.0, 0.0
+    if not (math.isfinite(center) and 1 <= width < math.inf):
+        raise ConfigError(f"window is {text!r}", f"give center,width (a width of 1 or more), or {', '.join(WINDOWS)}")
+    return center, width
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,18 +64,82 @@ class FetchConfig:
     """Figures to draw and ask about (benchmark ``phantom-vqa``)."""
     seed: int = 0
     """Seed of what is drawn."""
-    license: str = "all"
-    """Licences to keep: commercial, noncommercial or all."""
+    license: str = ""
+    """Licences to keep: commercial, noncommercial or all; empty: what suits the source, for ``pmc`` commercial."""
+    modality: tuple[str, ...] = ()
+    """Modalities to keep, ``ct,mri``; empty: all."""
+    query: str = ""
+    """Search words for PubMed Central (source ``pmc``), with its field tags and filters."""
+    pmcids: str = ""
+    """File of PMC ids (source ``pmc``)."""
+    inventory: bool = False
+    """Select from the bucket's newest inventory (source ``pmc``)."""
+    since: str = ""
+    """Of the inventory, only what changed on this day or later, ``2026-11-01``."""
+    limit: int = 200
+    """Most articles that a search or the inventory selects; 0: all."""
     mirror: tuple[str, ...] = ()
-    """Folders of articles with their images (source ``pmc``); the verb sets it from ``--mirror``."""
+    """Local folders or packages to read instead of the network; the verb sets it from ``--from``."""
+    bucket: str = "https://pmc-oa-opendata.s3.amazonaws.com"
+    """Address of PubMed Central's bucket, or of a mirror of it."""
+    eutils: str = "https://eutils.ncbi.nlm.nih.gov/entrez/eutils"
+    """Address of NCBI's E-utilities."""
+    connections: int = 64
+    """Requests to the bucket at a time."""
+    tries: int = 6
+    """How often a request is tried before it counts as failed."""
+    decode_seconds: int = 20
+    """Longest that one image may take to decode; the memory for it is limited to 2 GiB."""
+    shard: str = ""
+    """``i/N``: only the i-th of N disjoint parts, from 0; the verb sets it from ``--shard``."""
+    engine: str = "local"
+    """Who runs: local, or ray (the extra ``cluster``), which runs parts as tasks; the verb sets it."""
+    shards: int = 0
+    """Parts that ``--engine ray`` runs as tasks; 0: as many as the cluster has processors."""
+    selection: str = ""
+    """Dataset of the articles to fetch (source ``pmc``); the stage sets it."""
+    cache: str = ""
+    """Folder of what was downloaded on the way; the stage sets it."""
     images: str = ""
     """Folder of images (source ``folder``); the verb sets it from its argument."""
     captions: str = ""
     """CSV or JSONL file of captions (source ``folder``); empty: the only one in the folder."""
+    window: str = ""
+    """Grey values from black to white: a name such as lung, for CT, or ``center,width``; empty: the file's own."""
+    frame: str = "middle"
+    """Frame of a multi-frame image, or slice of a volume: middle, first, all, or a number from 0."""
+    axis: str = "axial"
+    """Plane in which a volume is cut: axial, coronal or sagittal."""
+    volume: int = 0
+    """Volume of a series of volumes, from 0."""
+    thumbnail: int = 1024
+    """Longest side in pixels of what is made of a whole-slide image."""
+    files: tuple[str, ...] = ()
+    """Published files to import (``llava-med``, ``llama3-med``); the verb sets it from its arguments."""
+    part: str = ""
+    """Which of the published files of ``llava-med`` they are; empty: told from their names."""
+    osf: str = "https://files.osf.io"
+    """Address of the Open Science Framework's files (benchmark ``vqa-rad``)."""
+    pathvqa_files: str = "https://raw.githubusercontent.com/UCSD-AI4H/PathVQA/HEAD/baselines/method1/saved/lxmert"
+    """Address of the questions of ``pathvqa``."""
 
     def __post_init__(self) -> None:
-        _at_least(self, 1, "n", "questions")
-        _one_of(self, "license", ("all", "commercial", "noncommercial"))
+        _at_least(self, 1, "n", "questions", "connections", "tries", "decode_seconds")
+        _at_least(self, 0, "limit", "shards")
+        for name in ("bucket", "eutils"):
+            if not re.fullmatch(r"https?://[^\s/?#]+(/[^\s?#]*)?", getattr(self, name)):
+                raise ConfigError(f"{name} is {getattr(self, name)!r}", "give an address such as https://host/folder")
+        _one_of(self, "license", ("", "all", "commercial", "noncommercial"))
+        _one_of(self, "engine", ("local", "ray"))
+        _one_of(self, "axis", AXES)
+        _at_least(self, 0, "volume")
+        _at_least(self, 16, "thumbnail")
+        if self.thumbnail > 7000:
+            raise ConfigError(f"thumbnail is {self.thumbnail}, above 7000", "cut regions out of slides to see more")
+        if self.frame not in FRAMES and not (self.frame.isascii() and self.frame.isdigit()):
+            raise ConfigError(f"frame is {self.frame!r}", f"give one of {', '.join(FRAMES)}, or a number from 0")
+        if self.window:
+            window_of(self.window)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -46,5 +46,9 @@ class BusyError(MedVLMError):
     exit_code = 7
 
 
+class LockedError(BusyError):
+    """Another process is writing there just now."""
+
+
 INCOMPLETE = 3
 """Exit code of a verb that finished, but rejected rows by faults that a retry may cure."""

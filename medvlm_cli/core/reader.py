@@ -9,10 +9,10 @@ flipped bits.  A file that no manifest of ours vouches for is validated in full 
 """
 
 import bisect
+import hashlib
 import mmap
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,33 +20,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from medvlm_cli.core import parts
 from medvlm_cli.core.commit import sha256_of
 from medvlm_cli.core.errors import DataError
+from medvlm_cli.core.listing import DataFile, columns_of, how_to_make, listed, names_of
 from medvlm_cli.core.record import JOURNAL, MANIFEST, RUN, read_json
-from medvlm_cli.core.rows import damage, differences, first_fault, read_ids
+from medvlm_cli.core.rows import damage, first_fault
 from medvlm_cli.core.schemas import IMAGE, REJECTS, name_of
 from medvlm_cli.core.shard import row_name
 
 _MAPPED = 128
-_MAGIC = b"ARROW1\0\0"
-_STREAM = b"\xff\xff\xff\xff"
-_MAKERS = {
-    "figures": "medvlm fetch",
-    "conversations": "medvlm synthesize",
-    "questions": "medvlm eval",
-    "answers": "medvlm eval",
-    "steps": "medvlm pretrain",
-}
-
-
-@dataclass
-class _Shard:
-    """A file of the dataset; ``verified`` once its bytes were found to be what the manifest says."""
-
-    path: Path
-    sha256: str
-    batches: list[int]  # rows of each
-    verified: bool = False
 
 
 class Dataset:
@@ -57,13 +40,15 @@ class Dataset:
     """
 
     def __init__(
-        self, folder: Path, manifest: dict[str, Any], sha256: str, shards: list[_Shard], ids: pa.Array
+        self, folder: Path, manifest: dict[str, Any], sha256: str, shards: list[DataFile], ids: pa.Array
     ) -> None:
         self.folder = folder
         self.manifest = manifest
-        """What ``manifest.json`` says; for a single Arrow file, ``schema`` and ``rows``."""
+        """What ``manifest.json`` says; for a single Arrow file, and for parts together, ``schema`` and ``rows``."""
         self.sha256 = sha256
-        """SHA-256 of ``manifest.json``, in hex; for a single Arrow file, of the file."""
+        """SHA-256 of ``manifest.json``, in hex; for a single Arrow file, of the file; for parts, of all of theirs."""
+        self.parts: list[Dataset] = []
+        """The datasets that this one is made of, where it is one in parts; see ``core.parts``."""
         self._shards = shards
         self._ids = ids
         self._order: np.ndarray | None = None
@@ -85,6 +70,15 @@ class Dataset:
     def ids(self) -> list[str]:
         """The id of every row, in order; a new list at every call."""
         return self._ids.to_pylist()
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of the columns that all files have: the schema's, and what they add to it."""
+        names: dict[str, None] | None = None
+        for shard in self._shards:
+            found = names_of(shard.path)
+            names = dict.fromkeys(name for name in (found if names is None else names) if name in found)
+        return list(names or ())
 
     def rows(self, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
         """Every row in order, as dicts.
@@ -169,8 +163,10 @@ class Dataset:
 
     def rejects(self) -> Iterator[dict[str, Any]]:
         """The rows that did not make it, as rejects/1."""
+        for part in self.parts:
+            yield from part.rejects()
         if "files" in self.manifest:
-            shards, ids = _listed(self.folder, self.manifest, "rejects", REJECTS)
+            shards, ids = listed(self.folder, self.manifest, "rejects", REJECTS)
             yield from Dataset(self.folder, self.manifest, self.sha256, shards, ids).rows()
 
     def verify(self) -> None:
@@ -241,65 +237,56 @@ def open_dataset(folder: Path, schema: pa.Schema) -> Dataset:
     if folder.is_file():
         return _open_file(folder, schema)
     manifest = read_json(folder / MANIFEST)
+    if manifest is None and (pieces := parts.whole(folder, MANIFEST)):
+        return _joined(folder, [open_dataset(piece, schema) for piece in pieces])
     if manifest is None:
         raise _not_finished(folder, schema)
     fix = f"remove {folder} and run its command again"
     if not isinstance(manifest.get("files"), dict) or "schema" not in manifest:
         raise DataError(f"{folder / MANIFEST}: not a manifest of medvlm", fix)
     if manifest["schema"] != name_of(schema):
-        raise DataError(f"{folder} holds {manifest['schema']}, not {name_of(schema)}", _make(schema))
+        raise DataError(f"{folder} holds {manifest['schema']}, not {name_of(schema)}", how_to_make(schema))
     sha256 = sha256_of(folder / MANIFEST)
-    dataset = Dataset(folder, manifest, sha256, *_listed(folder, manifest, "data", schema))
+    dataset = Dataset(folder, manifest, sha256, *listed(folder, manifest, "data", schema))
     if len(dataset) != manifest.get("rows"):
         raise DataError(f"{folder}: {len(dataset):,} rows, the manifest says {manifest.get('rows')}", fix)
     return dataset
 
 
-def _listed(folder: Path, manifest: dict[str, Any], part: str, schema: pa.Schema) -> tuple[list[_Shard], pa.Array]:
-    """The files of ``data`` or ``rejects`` as the manifest lists them, and the ids in them, in its order."""
-    fix = f"remove {folder} and run its command again"
-    listed = {name: facts for name, facts in manifest["files"].items() if name.startswith(f"{part}/")}
-    if alien := sorted({f"{part}/{path.name}" for path in folder.glob(f"{part}/*.arrow")} - set(listed)):
-        raise DataError(f"{folder / alien[0]}: not in the manifest", "remove it, or give it as a dataset of its own")
-    shards, ids = [], [pa.array([], pa.string())]
-    for name, facts in listed.items():
-        path = folder / name
-        if not path.is_file():
-            raise DataError(f"{path}: missing, the manifest lists it", fix)
-        if path.stat().st_size != facts["bytes"]:
-            raise DataError(f"{path}: {path.stat().st_size:,} bytes, the manifest says {facts['bytes']:,}", fix)
-        found, batches = _columns(path, schema)
-        if len(found) != facts["rows"]:
-            raise DataError(f"{path}: {len(found):,} rows, the manifest says {facts['rows']:,}", fix)
-        shards.append(_Shard(path, facts["sha256"], batches))
-        ids.append(found)
-    return shards, pa.concat_arrays(ids)
+def _joined(folder: Path, pieces: list[Dataset]) -> Dataset:
+    """Parts of one run as one dataset.
+
+    Raises:
+        DataError: they are not of one run, or hold a row twice.
+    """
+    told = [_division(piece) for piece in pieces]
+    for piece, settings in zip(pieces, told, strict=True):
+        if settings != told[0]:
+            fix = "run the commands of all parts with the same options"
+            raise DataError(f"{piece.folder} and {pieces[0].folder} are not parts of one run", fix)
+    ids = pa.concat_arrays([piece._ids for piece in pieces])
+    if len(pc.unique(ids)) < len(ids):
+        raise DataError(f"{folder}: two parts hold the same row", "remove the parts and make them again")
+    sha256 = hashlib.sha256("".join(piece.sha256 for piece in pieces).encode()).hexdigest()
+    manifest = {"schema": pieces[0].manifest["schema"], "rows": len(ids)}
+    joined = Dataset(folder, manifest, sha256, [shard for piece in pieces for shard in piece._shards], ids)
+    joined.parts = pieces
+    return joined
 
 
-def _columns(path: Path, schema: pa.Schema) -> tuple[pa.Array, list[int]]:
-    """Ids and rows of each batch of one file whose columns are the schema's."""
-    with path.open("rb") as file:
-        head = file.read(len(_MAGIC))
-    if head.startswith(_STREAM):
-        fix = "write it again with pyarrow.ipc.new_file instead of new_stream"
-        raise DataError(f"{path}: Arrow's stream format, not its file format", fix)
-    if head != _MAGIC:
-        raise DataError(f"{path}: not an Arrow file", _make(schema))
-    with pa.OSFile(str(path)) as source:
-        with damage(path):
-            lines = differences(pa.ipc.open_file(source).schema, schema)
-        if lines:
-            raise DataError(f"{path} is not {name_of(schema)}: {'; '.join(lines)}", _make(schema))
-        return read_ids(source, schema.names[0], path)
+def _division(piece: Dataset) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What all parts of one run share: settings and inputs."""
+    run = read_json(piece.folder / RUN) or {}
+    settings = {name: value for name, value in run.get("config", {}).items() if name != "shard"}
+    return settings, run.get("inputs", {})
 
 
 def _selected(path: Path, columns: list[str], validate: bool) -> Iterator[pa.RecordBatch]:
     """The batches of a file with some of its columns; of the others nothing is read."""
+    names = names_of(path)
+    if unknown := set(columns) - set(names):
+        raise DataError(f"{path}: no column {sorted(unknown)[0]!r}", f"it has {', '.join(names)}")
     with pa.OSFile(str(path)) as source:
-        with damage(path):
-            names = pa.ipc.open_file(source).schema.names
-        if unknown := set(columns) - set(names):
-            raise DataError(f"{path}: no column {sorted(unknown)[0]!r}", f"it has {', '.join(names)}")
         options = pa.ipc.IpcReadOptions(included_fields=[names.index(name) for name in columns], use_threads=False)
         reader = pa.ipc.open_file(source, options=options)
         for i in range(reader.num_record_batches):
@@ -312,7 +299,7 @@ def _selected(path: Path, columns: list[str], validate: bool) -> Iterator[pa.Rec
 
 def _open_file(path: Path, schema: pa.Schema) -> Dataset:
     """A file that no manifest vouches for."""
-    ids, batches = _columns(path, schema)
+    ids, batches = columns_of(path, schema)
     first = 0
     with pa.memory_map(str(path)) as source, damage(path):
         reader = pa.ipc.open_file(source)
@@ -331,20 +318,13 @@ def _open_file(path: Path, schema: pa.Schema) -> Dataset:
         )
     sha256 = sha256_of(path)
     manifest = {"schema": name_of(schema), "rows": len(ids)}
-    return Dataset(path, manifest, sha256, [_Shard(path, sha256, batches, verified=True)], ids)
+    return Dataset(path, manifest, sha256, [DataFile(path, sha256, batches, verified=True)], ids)
 
 
 def _not_finished(folder: Path, schema: pa.Schema) -> DataError:
     if not folder.exists():
-        return DataError(f"no dataset at {folder}", _make(schema))
+        return DataError(f"no dataset at {folder}", how_to_make(schema))
     if (folder / JOURNAL).exists() or (folder / RUN).exists():
         fix = "run the command that writes it again: it resumes"
         return DataError(f"{folder}: not a finished dataset, its run was interrupted", fix)
-    return DataError(f"{folder}: not a finished dataset, it has no {MANIFEST}", _make(schema))
-
-
-def _make(schema: pa.Schema) -> str:
-    """What to do about a dataset that is not one of this schema."""
-    kind = name_of(schema).split("/")[0]
-    made = f", as `{_MAKERS[kind]}` writes it" if kind in _MAKERS else ""
-    return f"give a {name_of(schema)} dataset{made}, or one Arrow file with its columns"
+    return DataError(f"{folder}: not a finished dataset, it has no {MANIFEST}", how_to_make(schema))

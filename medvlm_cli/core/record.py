@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from medvlm_cli import __version__
-from medvlm_cli.core import commit
+from medvlm_cli.core import commit, parts
 from medvlm_cli.core.errors import BusyError, DataError
 
 MANIFEST = "manifest.json"
@@ -72,6 +72,8 @@ def hash_input(path: Path) -> str:
         return commit.sha256_of(path / MANIFEST)
     if not path.is_dir():
         raise DataError(f"no input at {path}")
+    if pieces := parts.whole(path, MANIFEST):
+        return hashlib.sha256("".join(hash_input(piece) for piece in pieces).encode()).hexdigest()
     files = sorted(file for file in path.rglob("*") if file.is_file())
     listing = [(file.relative_to(path).as_posix(), commit.sha256_of(file)) for file in files]
     return hashlib.sha256(json.dumps(listing).encode()).hexdigest()

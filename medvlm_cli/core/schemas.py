@@ -116,6 +116,14 @@ SCAN_FIGURES = _with(
     pa.field("burned_in", pa.bool_()),  # the pixels may hold words about the patient; null: not said
 )
 
+ARTICLES = _schema(
+    "articles/1",  # what a fetch selected, before it retrieves anything
+    _required("article_id", pa.string()),  # PMC7096066
+    _required("versions", pa.list_(pa.struct([("version", pa.int32()), _optional("md5", pa.string())]))),
+    # versions: empty where the bucket is still to be asked; md5 in hex, of the version's metadata
+    pa.field("wanted", pa.list_(pa.struct([("id", pa.string()), ("file", pa.string())]))),  # null: all its figures
+)
+
 CONVERSATIONS = _schema(
     "conversations/1",
     _required("conversation_id", pa.string()),

@@ -48,7 +48,8 @@ def find_table(root: Path, given: str) -> Path:
         return tables[0]
     found = f"{len(tables)}: {', '.join(path.name for path in tables)}" if tables else "none"
     raise DataError(
-        f"{root} must hold one .csv or .jsonl file with the captions; it holds {found}", "use --captions FILE"
+        f"{root} must hold one .csv or .jsonl file with the captions; it holds {found}",
+        "write one that says what each image shows, a row an image, or name it: --captions FILE",
     )
 
 

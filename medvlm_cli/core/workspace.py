@@ -9,6 +9,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from medvlm_cli.core import parts
 from medvlm_cli.core.errors import ConfigError, DataError
 
 
@@ -42,7 +43,8 @@ class Workspace:
         """
         if given:
             return given
-        found = [path.parent for path in sorted(self.root.glob("figures/*/manifest.json"))]
+        folders = sorted(self.root.glob("figures/[!.]*"))  # a name with a dot is a run's state, not its result
+        found = [path for path in folders if (path / "manifest.json").is_file() or parts.found(path)]
         if not found:
             raise DataError(f"no figures in {self.root / 'figures'}", "run `medvlm fetch phantom`, or another source")
         return found

@@ -319,7 +319,6 @@ def write_all(  # noqa: PLR0913 - the loop is called once a stage, and every arg
     tell: Callable[[str, int, int | None], None],
     inputs: Mapping[str, Path] | None = None,
     keys_per_shard: int = KEYS_PER_SHARD,
-    each: Callable[[Callable[[str], Harvest], Sequence[str]], Iterable[Harvest]] = map,
 ) -> Counts:
     """Make a dataset key by key; the usual loop over ``Writer``, whose arguments and errors these are.
 
@@ -333,7 +332,6 @@ def write_all(  # noqa: PLR0913 - the loop is called once a stage, and every arg
         tell: told the phase, the keys done and all keys, after every key.
         inputs: what the run reads.
         keys_per_shard: keys a shard holds on average.
-        each: applies ``make`` to keys, in their order: ``map``, or one that uses more processes.
     """
     with Writer(
         out, schema, stage=stage, config=config, inputs=inputs, keys=keys, keys_per_shard=keys_per_shard
@@ -344,7 +342,7 @@ def write_all(  # noqa: PLR0913 - the loop is called once a stage, and every arg
 
         def harvests(part: list[str]) -> Iterator[Harvest]:
             nonlocal done
-            for harvest in each(make, part):
+            for harvest in map(make, part):
                 yield harvest
                 done += 1
                 tell(stage, done, len(keys))

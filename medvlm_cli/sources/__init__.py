@@ -8,11 +8,21 @@ when a setting is missing.
 counts what was met and equals rows plus rejects: nothing is lost without a reason.  Bad data makes rejects, never an
 exception.  Any process may call it for any key, in any order.
 
-``licenses``, ``text``, ``modality``, ``citations``, ``markup`` and ``jats`` are what sources are made with.
+It may have more: ``schema(config)``, where its rows are not plain figures/1; ``name(config)``, where the dataset is not
+called as the source is; ``select(config, folder, tell)``, which writes down what is to be fetched before anything is;
+``retrieval(keys, config, crew)``, which gives the harvests of many keys at once over a network; ``estimate(config)``,
+what it will cost; ``mendable(config)``, the reasons that a user can cure; ``counted(dataset, config)``, more of the
+summary; ``REASONS``, what each code means.
+
+The other modules are what sources are made with: ``jats`` and its helpers read articles, ``places`` and its kin find
+them in folders, packages and the bucket, ``dicom`` and its kin make pictures of a hospital's files.
 """
 
 SOURCES = {
     "phantom": "medvlm_cli.sources.phantom",
     "folder": "medvlm_cli.sources.folder",
     "pmc": "medvlm_cli.sources.pmc",
+    "llava-med": "medvlm_cli.sources.llava_med",
+    "llama3-med": "medvlm_cli.sources.llama3_med",
+    "roco": "medvlm_cli.sources.roco",
 }

@@ -4,12 +4,17 @@ Publishers mark up the first and the last figure of a range, or one of them, or 
 rest is in the text only.
 """
 
+import itertools
 import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 DASH = "[-\u2010-\u2015\u2212]"
 _WORD = r"(?:fig(?:ure|ura|s|ures|uras)?\b\.?)"
 _SUPPLEMENT = re.compile(r"\b(?:suppl?(?:ement(?:ary|al))?|supporting|online)\b\.?(?!s)", re.I)
 _NUMBER = re.compile(r"\d+")
+_FIGURE = re.compile(_WORD, re.I)
+_NO_SERIES = re.compile(r"[^\w.\-]")
 _ROMAN = re.compile(rf"{_WORD}\s*([ivxl]+)\b", re.I)
 _ROMAN_VALUES = {"i": 1, "v": 5, "x": 10, "l": 50}
 
@@ -32,8 +37,8 @@ def series_and_number(label: str | None) -> tuple[str, int] | None:
     before = label[: numbers[-1].start()]
     if len(numbers) == 1:
         before = _SUPPLEMENT.sub("s", before)  # "Supplementary Figure 3" is cited as "Fig S3"
-    before = re.sub(_WORD, " ", before, flags=re.I).lower()
-    return re.sub(r"[^\w.\-]", "", before).lstrip(".-"), int(numbers[-1][0])
+    before = _FIGURE.sub(" ", before).lower()
+    return _NO_SERIES.sub("", before).lstrip(".-"), int(numbers[-1][0])
 
 
 def _roman(text: str) -> int:
@@ -62,7 +67,7 @@ def numbers_cited(text: str, number: int, series: str) -> set[int]:
     Returns:
         The numbers, {2, 3, 4, 5}; empty where there is one figure only.
     """
-    if series.endswith(("-", ".")):
+    if series.endswith(("-", ".")) or len(_NUMBER.findall(text)) < 2:
         return set()
     cited: set[int] = set()
     for match in _RANGE.finditer(text):
@@ -87,6 +92,8 @@ def joins(text: str) -> bool:
 
 _PANEL = r"[A-Za-z](?:\d{1,2}|[ivx]{1,3})?(?![A-Za-z0-9])"
 _AND = rf"(?:\s*,?\s*(?:\band\b|&|\+)\s*|\s*(?:,|;|/)\s*|\s*(?:{DASH}|\bto\b|\bthrough\b)\s*)"
+_SEPARATOR = re.compile(f"({_AND})")
+_NUMBER_AGAIN = re.compile(r"(?<![A-Za-z\d])\d+(?=\(?[A-Za-z])")
 _TO = re.compile(rf"\s*(?:{DASH}|to\b|through\b)\s*")
 _PANELS = re.compile(
     rf"(?<![\d.])(?P<number>\d{{1,4}})(?P<space>\s?)(?P<open>\()?\s?"
@@ -110,8 +117,10 @@ def panels(text: str, link: int, number: int | None) -> str | None:
     """
     listed = [
         match["letters"]
-        for match in _PANELS.finditer(text)
-        if match.start() < link and (number is None or int(match["number"]) == number) and _believable(text, match)
+        for found in _NUMBER.finditer(text, 0, link)
+        if (match := _PANELS.match(text, found.start())) is not None
+        and (number is None or int(match["number"]) == number)
+        and _believable(text, match)
     ]
     if alone := _ALONE.fullmatch(text, 0, link):
         listed.append(alone[1])
@@ -130,7 +139,9 @@ def _believable(text: str, match: re.Match[str]) -> bool:
 
 def _spelled_out(listed: str) -> list[str]:
     """``A–C and 5E`` as A, B, C, E; stops where the letters stop to rise, which is where prose begins."""
-    tokens = re.split(rf"({_AND})", re.sub(r"(?<![A-Za-z\d])\d+(?=\(?[A-Za-z])", "", listed))
+    if len(listed) == 1:
+        return [listed]
+    tokens = _SEPARATOR.split(_NUMBER_AGAIN.sub("", listed))
     letters = [tokens[0].strip("() ")]
     for separator, token in zip(tokens[1::2], tokens[2::2], strict=True):
         before, panel = letters[-1], token.strip("() ")
@@ -142,3 +153,104 @@ def _spelled_out(listed: str) -> list[str]:
             letters += [chr(code) for code in range(ord(before) + 1, ord(panel))]
         letters.append(panel)
     return letters
+
+
+@dataclass(frozen=True, slots=True)
+class Plain:
+    """Figures that words cite without the help of a link: "Figs. 2A and 4", "Supplementary Fig. 3"."""
+
+    place: int
+    """Where the first number stands."""
+    first: tuple[str, int]
+    """Series and number of the first figure; the others are of its series."""
+    numbers: list[tuple[int, int]]
+    """Every figure's number, and where the words that name it stand."""
+
+
+_ONE = rf"\d{{1,2}}(?:\s?\(?[A-Za-z](?:\s?(?:[,/&]|{DASH}|and)\s?[A-Za-z](?![A-Za-z\d]))*(?![A-Za-z\d])\)?)?"
+_NEXT = (
+    rf"(?:\s?(?:,\s?(?:and\s)?|;\s?|&\s?|and\s|(?:{DASH}\s?|to\s|through\s)(?:[Ff]ig(?:ure)?s?\.?\s?)?)[A-Z]?{_ONE})"
+)
+_CITED = re.compile(
+    rf"ig(?:ure|ura)?(?P<many>s)?\.?\s?(?P<series>[A-Z]?)(?P<list>{_ONE}{_NEXT}*)(?!\d|[.,]\d|\s?%|\s?[mkµμn]?[mglL]\b)"
+)  # begins with letters that are always there, which makes the search fast
+_SUPPLEMENT_OF = re.compile(rf"{DASH}\s?[Ff]igure supplements?\s(?P<number>\d{{1,2}})(?!\d)")
+_PART_OF = re.compile(rf"\s?{DASH}\s?[Ff]igure|\s?{DASH}\s?[Ss]ource|\s?{DASH}\s?[Vv]ideo|\s?{DASH}\s?[Aa]nim")
+_QUALIFIED = re.compile(
+    r"(?:suppl?(?:ement(?:ary|al))?\.?|supporting(?: information)?|online|extended data|appendix)\s$", re.I
+)
+_SOMEBODY_ELSES = re.compile(r"\b(?:their|his|her|whose)\s$")
+_OF_ANOTHER = re.compile(
+    r"[A-Za-z,\s)]{0,8}\b(?:in|of|from|by)\s(?:the\s)?(?:\[|\(?\d|\(?[Rr]ef|S\d|[Ss]uppl|[Aa]dditional|[Aa]ppendix|"
+    r"[Oo]nline|original|accompanying|companion|previous|earlier|[A-Z][\w'’-]+,?\s(?:et\sal|and\s[A-Z]|&|\(|\[))"
+)
+
+
+def plain(text: str, links: Sequence[tuple[int, int]] = ()) -> Iterator[Plain]:
+    """Figures cited in running text; what cites another article or a supplement file is left out.
+
+    Of "Fig. 2, 10 mm" only 2 is believed; "Figs. 2, 4" and "Fig. 2–4" are lists.
+
+    Args:
+        text: the words.
+        links: start and end of every link, in order; what names no number outside of them is left out.
+    """
+    ahead = 0  # links that end before the match
+    for match in _CITED.finditer(text):
+        start = match.start() - 1
+        if start < 0 or text[start] not in "Ff" or text[max(0, start - 1) : start].isalnum():
+            continue
+        while ahead < len(links) and links[ahead][1] <= match.start("list"):
+            ahead += 1
+        inside = ahead < len(links) and links[ahead][0] <= match.start("list")
+        if inside and not _NUMBER.search(text, links[ahead][1], match.end()):
+            continue
+        before, behind = text[max(0, start - 24) : start], text[match.end() : match.end() + 48]
+        if _SOMEBODY_ELSES.search(before) or _OF_ANOTHER.match(behind):
+            continue
+        place = match.start("list")
+        number = int(_NUMBER.match(text, place)[0])  # type: ignore[index]  # the list begins with a number
+        if supplement := _SUPPLEMENT_OF.match(behind):
+            number = int(supplement["number"])
+            place = match.end() + supplement.start("number")
+            words, numbers = text[match.start() : match.end() + supplement.end()], [(number, place)]
+        elif _PART_OF.match(behind):
+            continue
+        else:
+            qualifier = _QUALIFIED.search(before)
+            words = f"{qualifier[0] if qualifier else ''}f{text[match.start() : place]}{number}"
+            numbers = _listed(match, text)
+        first = series_and_number(words)
+        if first is not None:
+            yield Plain(place, first, numbers)
+
+
+def _listed(match: re.Match[str], text: str) -> list[tuple[int, int]]:
+    """Numbers and places of a list; after a word in the singular, of the first figure or range only."""
+    found = [(int(one[0]), one.start()) for one in _NUMBER.finditer(text, *match.span("list"))]
+    numbers = found[:1]
+    for (last, at), (number, place) in itertools.pairwise(found):
+        if joins(text[at + len(str(last)) : place]):
+            numbers += [(n, place) for n in between(last, number)[1:]]
+        elif match["many"]:
+            numbers.append((number, place))
+        if not match["many"]:
+            break
+    return numbers
+
+
+_IN_BYTES = re.compile(rb"Fig(?:ure|ura)?s?\.?(?:\s|\xc2\xa0|&#160;|&#x0*[aA]0;)*[A-Z]?\d")
+
+_BEFORE = frozenset(bytes([byte]) for byte in b" \t\r\n([;,/\xa0")
+
+
+def plain_in_bytes(data: bytes) -> bool:
+    """Whether a file of XML may cite a figure without a link; a look at its bytes, much faster than at its paragraphs.
+
+    What follows a tag is a label or the words of a link, except at the beginning of a paragraph; what follows a
+    quotation mark is an id.
+    """
+    return any(
+        data[match.start() - 1 : match.start()] in _BEFORE or data[match.start() - 3 : match.start()] == b"<p>"
+        for match in _IN_BYTES.finditer(data)
+    )

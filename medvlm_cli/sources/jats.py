@@ -1,52 +1,40 @@
 """JATS and NLM articles as publishers and PubMed Central write them: figures, captions, sentences that cite them."""
 
-import bisect
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from lxml import etree
 
-from medvlm_cli.sources.citations import between, joins, numbers_cited, panels, series_and_number
+from medvlm_cli.sources.citations import plain_in_bytes, series_and_number
 from medvlm_cli.sources.licenses import spdx
-from medvlm_cli.sources.markup import XMLError, local_name, mark, parse_xml, text_of, unmarked
-from medvlm_cli.sources.text import clean, sentences
+from medvlm_cli.sources.markup import XMLError, local_name, parse_xml, text_of, without_references
+from medvlm_cli.sources.mentions import Index, Mention, mentions, part_name
+from medvlm_cli.sources.text import clean
 
 _HREF = "{http://www.w3.org/1999/xlink}href"
 _LANG = "{http://www.w3.org/XML/1998/namespace}lang"
 
-_BLOCKS = {
-    "p", "title", "subtitle", "td", "th", "def", "term", "attrib", "verse-line", "label", "disp-quote", "article-title",
-    "list-item",
-}  # fmt: skip
-"""Elements whose text is read as one run of sentences."""
-_NO_MENTION = {"caption", "fig", "ref", "ref-list", "trans-abstract"}
-"""What a sentence that mentions a figure does not stand in."""
 _NO_IMAGE = {
     "caption", "fig", "table-wrap", "supplementary-material", "media", "disp-formula", "inline-formula", "label",
     "object-id", "permissions", "attrib",
 }  # fmt: skip
 """Children of a figure whose graphics are not the figure's own image."""
-_LONGEST_LINK = 200
-"""Characters of a citation that are read; hostile files have longer ones."""
 _PARTS = {"sub-article", "response"}
 
-_RIGHTS = ("permission", "©", "copyright", "reprinted", "reproduced", "courtesy of")
+_RIGHTS = ("ermission", "©", "opyright", "eprinted", "eproduced", "ourtesy")
+"""One of these stands in every text that ``_PERMISSION`` finds; looking for them is faster."""
+_PATIENT = r"(?:the |her |his |their )?(?:patient|parent|guardian|famil|participant|subject|relative|next of kin)"
 _PERMISSION = re.compile(
-    r"\bwith (?:the )?(?:kind )?permissions?\b|\bby (?:kind )?permission\b|\bpermission (?:from|of|by)\b|©|"
-    r"\bcopyright\b|\bre(?:printed|produced) (?:from|with|under|by)\b|\bcourtesy of\b"
+    rf"\bwith (?:the )?(?:kind )?permissions?\b(?! (?:of|from|by) {_PATIENT})|\bby (?:kind )?permission\b|"
+    rf"\bpermission (?:from|of|by)\b(?! {_PATIENT})|©|\bcopyright\b|\bcourtesy of\b|"
+    r"\bre(?:printed|produced) (?:from|with|under|by)\b|\bre(?:printed|produced)\b[^.]{0,60}\bpermission\b",
+    re.I,
 )
 _OWN_LABEL = re.compile(r"\W*fig\w*\.?\s*\w?\d", re.I)
+_ENDING = re.compile(r"\.\w{2,4}$")
 _THUMBNAIL = re.compile(r"thumb|icon|preview|\d+\s?x\s?\d+", re.I)
 _THUMBNAIL_NAME = re.compile(r"[-_.](?:thumb(?:nail)?s?|\d{2,3}x\d{2,3})$", re.I)
-
-
-@dataclass(frozen=True, slots=True)
-class Mention:
-    """A sentence that cites a figure, with the panels it names: ("... (Fig 2A,B).", "A,B")."""
-
-    text: str
-    panel: str | None
 
 
 @dataclass(slots=True)
@@ -63,6 +51,8 @@ class Figure:
     """Somebody else's rights are stated beside the image or in the caption."""
     translation: bool
     """Shows what another figure shows in the language of the article."""
+    in_subarticle: bool
+    """Belongs to a decision letter, a response or a translation, not to the article proper."""
     mentions: list[Mention] = field(default_factory=list)
 
 
@@ -73,6 +63,11 @@ class Article:
     pmcid: str | None
     doi: str | None
     title: str | None
+    journal: str | None
+    authors: str | None
+    """``Smith J, Doe AB, et al.``: three names at most, a group of authors is one of them."""
+    keywords: list[str]
+    """Of the authors, of MeSH, and the subjects the journal sorts the article under, as written."""
     year: int | None
     license: str
     """SPDX, or ``unknown``."""
@@ -93,14 +88,16 @@ def parse(data: bytes, where: str) -> list[Article]:
         XMLError: not well formed, over ``MAX_BYTES``, with a DTD of its own (which could define entities), or without
             an ``article``.
     """
+    data = without_references(data)
     root = parse_xml(data, where)
     articles = [root] if local_name(root) == "article" else list(root.iter("{*}article"))
     if not articles:
         raise XMLError(f"{where}: <{local_name(root)}> holds no JATS article")
-    return [_article(element) for element in articles]
+    unlinked = plain_in_bytes(data)
+    return [_article(element, unlinked) for element in articles]
 
 
-def _article(article: etree._Element) -> Article:
+def _article(article: etree._Element, unlinked: bool) -> Article:
     meta = article.find("{*}front/{*}article-meta")
     if meta is None:
         meta = etree.Element("article-meta")
@@ -114,13 +111,16 @@ def _article(article: etree._Element) -> Article:
         pmcid=pmcid,
         doi=doi,
         title=title_text or None,
+        journal=_journal(article),
+        authors=_authors(meta),
+        keywords=_keywords(meta),
         year=min(years, default=None),
         license=_license(meta),
         kind=kind,
         retracted=kind == "retracted-article"
         or bool(related & {"retraction-forward", "retraction"})
         or re.match(r"\W*(?:retracted|withdrawn)(?: article)?\s*[:\]]", title_text, re.I) is not None,
-        figures=_Reader(article).figures(),
+        figures=_figures(article, unlinked),
     )
 
 
@@ -146,150 +146,120 @@ def _license(meta: etree._Element) -> str:
     return spdx(stated, " ".join("".join(element.itertext()) for tag in prose for element in meta.iterfind(tag)))
 
 
-class _Reader:
-    """Figures of one article and what cites them; a class because everything looks up ids, labels and languages."""
+def _journal(article: etree._Element) -> str | None:
+    journal = article.find("{*}front/{*}journal-meta")
+    title = next(journal.iter("{*}journal-title"), None) if journal is not None else None
+    return (text_of(title) or None) if title is not None else None
 
-    def __init__(self, article: etree._Element) -> None:
-        self.article = article
-        self.language = (article.get(_LANG) or "en")[:2].lower()
-        self.elements: list[etree._Element] = list(article.iter("{*}fig"))
-        self.found: list[Figure] = []
-        self.targets: dict[str, list[int]] = {}
-        """id of a figure or a group of figures -> the figures."""
-        self.places: dict[tuple[str, str, int], int] = {}
-        """(part of the article, series, number) -> the figure."""
-        self.labels: list[tuple[str, str, int] | None] = []
 
-    def figures(self) -> list[Figure]:
-        """All figures, in document order."""
-        taken: set[str] = set()
-        for number, element in enumerate(self.elements, 1):
-            self._add(number, element, taken)
-        if self.found:
-            self._mentions()
-        return self.found
+_MOST_NAMES = 3
 
-    def _add(self, number: int, element: etree._Element, taken: set[str]) -> None:
+
+def _authors(meta: etree._Element) -> str | None:
+    names: list[str] = []
+    for contributor in meta.iterfind("{*}contrib-group/{*}contrib"):
+        name = _name(contributor) if contributor.get("contrib-type", "author") == "author" else ""
+        if not name:
+            continue
+        if len(names) == _MOST_NAMES:
+            names.append("et al.")
+            break
+        names.append(name)
+    return ", ".join(names) or None
+
+
+def _name(contributor: etree._Element) -> str:
+    """``Smith JA``, or the name of a group without those of its members."""
+    for element in contributor.iter("{*}name", "{*}string-name", "{*}collab", "{*}collab-name"):
+        surname = element.find("{*}surname")
+        if surname is not None:
+            given = element.find("{*}given-names")
+            words = re.split(r"[\s.-]+", text_of(given)) if given is not None else []
+            initials = "".join(
+                word if word.isupper() and len(word) < 4 else word[:1] for word in words if word[:1].isupper()
+            )
+            return f"{text_of(surname)} {initials}".strip()
+        for members in element.findall("{*}contrib-group"):
+            element.remove(members)
+        return text_of(element)
+    return ""
+
+
+def _keywords(meta: etree._Element) -> list[str]:
+    words = [text_of(word) for word in meta.iter("{*}kwd")]
+    for group in meta.iterfind("{*}article-categories/{*}subj-group"):
+        if group.get("subj-group-type") not in ("heading", "display-channel"):  # which name the kind of article
+            words += [text_of(subject) for subject in group.iter("{*}subject")]
+    return list(dict.fromkeys(word for word in words if word))
+
+
+def _figures(article: etree._Element, unlinked: bool) -> list[Figure]:
+    """All figures, in document order, and what cites them."""
+    language = (article.get(_LANG) or "en")[:2].lower()
+    index = Index()
+    found: list[Figure] = []
+    taken: set[str] = set()
+    figs: list[etree._Element] = []
+    xrefs: list[etree._Element] = []
+    for element in article.iter("{*}fig", "{*}xref"):  # one walk through the tree for both
+        (figs if element.tag.endswith("fig") else xrefs).append(element)
+    for number, element in enumerate(figs, 1):
         part, group, foreign = _surroundings(element)
         name = f"{part}/" * bool(part) + (clean(element.get("id") or "") or f"fig-{number}")
         if name in taken:  # ids are unique by the standard, not in every file
             name = f"{name}~{number}"
         taken.add(name)
-        label, caption = self._words(element, group)
-        index = len(self.found)
-        self.found.append(
+        label, caption = _words(element, group, language)
+        found.append(
             Figure(
                 id=name,
                 label=label,
                 caption=caption,
-                images=_images(element),
+                images=_images(element) or _images_of_group(group),
                 third_party=_reserved(caption) or _credited(element),
-                translation=foreign or self._doubled(element, group),
+                translation=foreign or _doubled(element, group, language),
+                in_subarticle=bool(part),
             )
         )
-        for owner in (element, group):
-            if owner is not None and owner.get("id"):
-                self.targets.setdefault(owner.get("id"), []).append(index)
-        place = series_and_number(label)
-        self.labels.append((part, *place) if place else None)
-        if place:
-            self.places.setdefault((part, *place), index)
+        index.add([element.get("id"), group.get("id") if group is not None else None], part, label)
+    body = article.find("{*}body") if found and unlinked else None
+    told = mentions(xrefs, index, body.iter("{*}p") if body is not None else ()) if found else []
+    for figure, sentences in zip(found, told, strict=True):
+        figure.mentions = sentences
+    return found
 
-    def _words(self, element: etree._Element, group: etree._Element | None) -> tuple[str | None, str]:
-        """Label and caption; those of a ``fig-group`` hold for each of its figures."""
-        own = self._caption(element)
-        label = _label(element)
-        if group is None:
-            return label, own
-        shared = _label(group)
-        if shared and not (label and series_and_number(label)):
-            label = f"{shared} {label}" if label else shared
-        return label, f"{self._caption(group)} {own}".strip()
 
-    def _caption(self, element: etree._Element) -> str:
-        captions = element.findall("{*}caption")
-        if len(captions) > 1:  # one in each language
-            own = [one for one in captions if (one.get(_LANG) or self.language)[:2].lower() == self.language]
-            captions = own or captions[:1]
-        return " ".join(text_of(one) for one in captions)
+def _words(element: etree._Element, group: etree._Element | None, language: str) -> tuple[str | None, str]:
+    """Label and caption; those of a ``fig-group`` hold for each of its figures."""
+    label, own = _label_and_caption(element, language)
+    if group is None:
+        return label, own
+    shared, introduction = _label_and_caption(group, language)
+    if shared and not (label and series_and_number(label)):
+        label = f"{shared} {label}" if label else shared
+    return label, f"{introduction} {own}".strip()
 
-    def _doubled(self, element: etree._Element, group: etree._Element | None) -> bool:
-        """Whether the group holds this figure a second time, in the language of the article."""
-        language = (element.get(_LANG) or self.language)[:2].lower()
-        if group is None or language == self.language:
-            return False
-        return any((fig.get(_LANG) or self.language)[:2].lower() == self.language for fig in group.iterfind("{*}fig"))
 
-    def _mentions(self) -> None:
-        """Find every citation, mark it in the tree, read each citing block once, and share its sentences out."""
-        links: list[tuple[etree._Element, list[int]]] = []
-        blocks: dict[etree._Element, None] = {}
-        for xref in self.article.iter("{*}xref"):
-            if xref.get("ref-type") == "bibr":
-                continue
-            cited = [index for rid in (xref.get("rid") or "").split() for index in self.targets.get(rid, ())]
-            if not cited and (xref.get("ref-type") or "").startswith("fig"):
-                cited = self._by_label(xref)
-            block = _block(xref) if cited else None
-            if block is not None:
-                blocks[block] = None
-                mark(xref, len(links))
-                links.append((block, cited))
-        for block in blocks:
-            self._read_block(block, links)
+def _label_and_caption(element: etree._Element, language: str) -> tuple[str | None, str]:
+    label = None
+    captions = []
+    for child in element:
+        name = local_name(child)
+        if name == "caption":
+            captions.append(child)
+        elif name == "label" and label is None:
+            label = text_of(child) or None
+    if len(captions) > 1:  # one in each language
+        own = [one for one in captions if (one.get(_LANG) or language)[:2].lower() == language]
+        captions = own or captions[:1]
+    return label, " ".join(text_of(one) for one in captions)
 
-    def _by_label(self, xref: etree._Element) -> list[int]:
-        """The figure a dangling link means, by the number in its words."""
-        place = series_and_number("".join(xref.itertext()))
-        part = next((_part_id(above) for above in xref.iterancestors() if local_name(above) in _PARTS), "")
-        index = self.places.get((part, *place)) if place else None
-        return [] if index is None else [index]
 
-    def _read_block(self, block: etree._Element, links: list[tuple[etree._Element, list[int]]]) -> None:
-        text, spans = unmarked(text_of(block, keep_marks=True))
-        spans = [span for span in spans if span[0] < len(links) and links[span[0]][0] is block]
-        if not spans:
-            return
-        bounds = sentences(text)
-        ends = [end for _, end in bounds]
-        told: dict[tuple[int, int], list[str | None]] = {}  # (figure, sentence) -> panels named
-        before: tuple[int, list[int]] | None = None  # end and figures of the link before
-        for number, start, end in spans:
-            cited = links[number][1]
-            sentence = min(bisect.bisect_right(ends, start), len(bounds) - 1)
-            words = text[start : min(end, start + _LONGEST_LINK)]
-            for index in self._expanded(cited, words):
-                told.setdefault((index, sentence), [])
-            if before is not None and joins(text[before[0] : start]):
-                for index in self._between(before[1][-1], cited[0]):
-                    told.setdefault((index, sentence), [])
-            for index in cited:
-                label = self.labels[index]
-                named = panels(text[start : start + len(words) + 48], len(words), label[2] if label else None)
-                told[index, sentence].append(named)
-            before = (end, cited)
-        for (index, sentence), answers in told.items():
-            start, end = bounds[sentence]
-            letters = dict.fromkeys(letter for answer in answers if answer for letter in answer.split(","))
-            self.found[index].mentions.append(Mention(text[start:end], ",".join(letters) or None))
-
-    def _expanded(self, cited: list[int], words: str) -> list[int]:
-        """The figures linked to, and those that only the words of the link name: ``<Figs 2-5>`` leads to 2."""
-        more = list(cited)
-        for label in {self.labels[index] for index in cited} - {None}:
-            part, series, number = label  # type: ignore[misc]  # None was taken out
-            named = (self.places.get((part, series, n)) for n in sorted(numbers_cited(words, number, series)))
-            more += [index for index in named if index is not None and index not in more]
-        return more
-
-    def _between(self, first: int, last: int) -> Iterator[int]:
-        """The figures that a range leaves out: ``<Fig 2>–<4>`` cites 3."""
-        one, other = self.labels[first], self.labels[last]
-        if one and other and one[:2] == other[:2]:
-            for number in between(one[2], other[2])[1:-1]:
-                index = self.places.get((*one[:2], number))
-                if index is not None:
-                    yield index
+def _doubled(element: etree._Element, group: etree._Element | None, language: str) -> bool:
+    """Whether the group holds this figure a second time, in the language of the article."""
+    if group is None or (element.get(_LANG) or language)[:2].lower() == language:
+        return False
+    return any((fig.get(_LANG) or language)[:2].lower() == language for fig in group.iterfind("{*}fig"))
 
 
 def _surroundings(element: etree._Element) -> tuple[str, etree._Element | None, bool]:
@@ -304,24 +274,14 @@ def _surroundings(element: etree._Element) -> tuple[str, etree._Element | None, 
         elif name == "trans-abstract":
             foreign = True
         elif name in _PARTS:
-            part = part or _part_id(above)
+            part = part or part_name(above)
             foreign = foreign or above.get("article-type") == "translation"
     return part, group, foreign
 
 
-def _part_id(element: etree._Element) -> str:
-    return clean(element.get("id") or "") or "sub-article"
-
-
-def _label(element: etree._Element) -> str | None:
-    label = element.find("{*}label")
-    return (text_of(label) or None) if label is not None else None
-
-
 def _reserved(caption: str) -> bool:
     """Whether the caption says that the image is somebody else's."""
-    lower = caption.lower()
-    return any(word in lower for word in _RIGHTS) and _PERMISSION.search(lower) is not None
+    return any(word in caption for word in _RIGHTS) and _PERMISSION.search(caption) is not None
 
 
 def _credited(element: etree._Element) -> bool:
@@ -341,11 +301,18 @@ def _images(figure: etree._Element) -> list[list[str]]:
         addresses = [(graphic.get(_HREF) or "").strip() for graphic in full]
         addresses = [address for address in addresses if address]
         if addresses:
-            stem = re.sub(r"\.\w{2,4}$", "", addresses[0]).lower()
+            stem = _ENDING.sub("", addresses[0]).lower()
             units.setdefault(stem, []).extend(addresses)
         elif len(graphics) > 1 or not full:
             units.setdefault(f" {position}", [])  # something is here, but no full image: a reject of its own
     return list(units.values())
+
+
+def _images_of_group(group: etree._Element | None) -> list[list[str]]:
+    """Images that stand beside the only figure of a group, not in it."""
+    if group is None or len(group.findall("{*}fig")) != 1:
+        return []
+    return _images(group)
 
 
 def _graphics(figure: etree._Element) -> Iterator[list[etree._Element]]:
@@ -368,17 +335,5 @@ def _is_thumbnail(graphic: etree._Element, has_alternatives: bool) -> bool:
     kind = f"{graphic.get('content-type') or ''} {graphic.get('specific-use') or ''}"
     if _THUMBNAIL.search(kind):
         return True
-    stem = re.sub(r"\.\w{2,4}$", "", (graphic.get(_HREF) or "").strip())
+    stem = _ENDING.sub("", (graphic.get(_HREF) or "").strip())
     return has_alternatives and _THUMBNAIL_NAME.search(stem) is not None
-
-
-def _block(xref: etree._Element) -> etree._Element | None:
-    """The paragraph or cell a citation stands in; None where that is no mention (a caption, a reference ...)."""
-    block = None
-    for above in xref.iterancestors():
-        name = local_name(above)
-        if name in _NO_MENTION or (name == "sub-article" and above.get("article-type") == "translation"):
-            return None
-        if block is None and name in _BLOCKS:
-            block = above
-    return block

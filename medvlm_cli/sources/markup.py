@@ -1,22 +1,23 @@
 """XML to words: a safe parser, and the text of an element as a reader sees it.
 
 Elements are matched by local name, because the same article comes without a namespace, with a default one (OAI-PMH)
-and inside other elements (eFetch).  A tree is changed while it is read: it belongs to nobody else.
+and inside other elements (eFetch).
 """
 
 import html
 import re
+from collections.abc import Callable, Mapping
 
 from lxml import etree
 
 from medvlm_cli.core.errors import DataError
-from medvlm_cli.sources.text import clean, tidy
+from medvlm_cli.sources.text import clean, is_tidy, tidy
 
 MAX_BYTES = 64 * 1024 * 1024
 """Largest XML file that is parsed."""
 
 _DROPPED = {
-    "object-id", "supplementary-material", "inline-supplementary-material", "media", "fig", "fig-group", "table-wrap",
+    "object-id", "supplementary-material", "media", "fig", "fig-group", "table-wrap",
     "fn", "alt-text", "long-desc", "permissions", "graphic",
 }  # fmt: skip
 """What stands inside a caption or a paragraph without being its text."""
@@ -25,8 +26,8 @@ _BREAKS = {
     "label", "verse-line", "attrib",
 }  # fmt: skip
 """Where a new line begins on the page, so that words do not run together; anything else is inline."""
-_FORMULAS = {"math", "tex-math"}
-_SPECIAL = tuple(f"{{*}}{name}" for name in sorted(_DROPPED | _BREAKS | _FORMULAS))
+_DEEPEST = 200
+"""Elements inside each other that are told apart; below are files made to break programs."""
 
 
 class XMLError(DataError):
@@ -65,6 +66,41 @@ def parse_xml(data: bytes, where: str) -> etree._Element:
     return root
 
 
+_BEGIN_REFERENCES, _END_REFERENCES = b"<ref-list", b"</ref-list>"
+
+
+def without_references(data: bytes) -> bytes:
+    """A file without its reference lists, which are 40 % of an article and hold nothing that is kept.
+
+    A list is cut only where nothing inside could make it something else (a list in a list, a comment, CDATA) or belongs
+    to the figures.  So what is cut from a well-formed file is one whole element, and the rest is well-formed.
+    """
+    kept: list[bytes] = []
+    done = 0
+    start = data.find(_BEGIN_REFERENCES)
+    while start >= 0:
+        end = data.find(_END_REFERENCES, start) + len(_END_REFERENCES)
+        if end < start:
+            break
+        following = data.find(_BEGIN_REFERENCES, start + 1)
+        if not 0 <= following < end and not any(_has(data, mark, start, end) for mark in (b"<!", b"<?", b"</fig>")):
+            kept.append(data[done:start])
+            done = end
+        start = following if following >= end or following < 0 else data.find(_BEGIN_REFERENCES, end)
+    return b"".join([*kept, data[done:]]) if done else data
+
+
+def _has(data: bytes, mark: bytes, start: int, end: int) -> bool:
+    if len(mark) == 2:  # its second byte alone is seldom, and found many times as fast as both
+        for _ in range(100):
+            start = data.find(mark[1], start, end) + 1
+            if not start:
+                return False
+            if data[start - 2] == mark[0]:
+                return True
+    return data.find(mark, start, end) >= 0
+
+
 def _parser(huge: bool) -> etree.XMLParser:
     return etree.XMLParser(
         resolve_entities=False, no_network=True, load_dtd=False, dtd_validation=False, huge_tree=huge,
@@ -72,40 +108,79 @@ def _parser(huge: bool) -> etree.XMLParser:
     )  # fmt: skip
 
 
-def text_of(element: etree._Element, keep_marks: bool = False) -> str:
+def text_of(element: etree._Element, links: Mapping[etree._Element, int] | None = None) -> str:
     """The words of an element as a reader sees them: inline markup leaves no gap ("CO2"), a new block one space.
 
-    ``keep_marks`` leaves the text as it is, with the marks of ``mark``, for ``unmarked``.
+    Args:
+        element: what is read.
+        links: ``xref`` elements and numbers to mark them with; the text is then left as it is, for ``unmarked``.
     """
-    for special in list(element.iter(*_SPECIAL)):
-        kind = local_name(special)
-        if kind in _FORMULAS:
-            _flatten(special)
-        elif special is not element:
-            special.text = " " + (special.text or "")
-            special.tail = " " + (special.tail or "")
-            if kind in _DROPPED:
-                _replace(special, "")
-    text = etree.tostring(element, method="text", encoding="unicode", with_tail=False)
-    return text if keep_marks else clean(text)
-
-
-def _flatten(math: etree._Element) -> None:
-    """A formula as plain words: MathML without the layout of its source; TeX only where there is nothing else."""
-    if local_name(math) == "math":
-        for note in list(math.iter("{*}annotation", "{*}annotation-xml")):
-            _replace(note, "")
-        words = "".join(piece.strip() for piece in math.itertext())
+    if not len(element):
+        text = element.text or ""
     else:
-        parent = math.getparent()
-        if parent is not None and any(local_name(other) in ("math", "textual-form") for other in parent):
-            words = ""
+        pieces: list[str] = []
+        _collect(element, pieces.append, links or {}, 0)
+        text = "".join(pieces)
+    return clean(text) if links is None else text
+
+
+def _collect(
+    element: etree._Element, add: Callable[[str], None], links: Mapping[etree._Element, int], deep: int
+) -> None:
+    """Hand the pieces of the text to ``add``.  In Python, because nothing faster knows what a reader sees."""
+    if deep > _DEEPEST:
+        add(etree.tostring(element, method="text", encoding="unicode", with_tail=False))
+        return
+    text = element.text
+    if text:
+        add(text)
+    for inner in element:
+        name = inner.tag
+        if name[0] == "{":
+            name = name.rpartition("}")[2]
+        if name in _DROPPED:
+            add(" ")
+        elif name == "math" or name == "tex-math":
+            add(_formula(inner, name))
+        elif name == "xref" and inner in links:
+            add(f"{_OPEN}{links[inner]}{_CLOSE}")
+            _collect(inner, add, links, deep + 1)
+            add(_END)
+        elif name in _BREAKS:
+            add(" ")
+            _collect(inner, add, links, deep + 1)
+            add(" ")
+        elif len(inner):
+            _collect(inner, add, links, deep + 1)
         else:
-            body = re.search(r"\\begin\{document\}(.*)\\end\{document\}", math.text or "", re.S)
-            words = (body[1] if body else math.text or "").strip().strip("$").strip()
-    for child in list(math):
-        math.remove(child)
-    math.text = words
+            text = inner.text
+            if text:
+                add(text)
+        text = inner.tail
+        if text:
+            add(text)
+
+
+def _formula(formula: etree._Element, name: str) -> str:
+    """A formula as plain words: MathML without the layout of its source; TeX only where there is nothing else."""
+    if name == "math":
+        words: list[str] = []
+        _collect_math(formula, words.append, 0)
+        return "".join(words)
+    parent = formula.getparent()
+    if parent is not None and any(local_name(other) in ("math", "textual-form") for other in parent):
+        return ""
+    text = formula.text or ""
+    body = re.search(r"\\begin\{document\}(.*)\\end\{document\}", text, re.S)
+    return (body[1] if body else text).strip().strip("$").strip()
+
+
+def _collect_math(element: etree._Element, add: Callable[[str], None], deep: int) -> None:
+    add((element.text or "").strip())
+    for inner in element:
+        if deep < _DEEPEST and not local_name(inner).startswith("annotation"):
+            _collect_math(inner, add, deep + 1)
+        add((inner.tail or "").strip())
 
 
 def _replace(node: etree._Element, text: str) -> None:
@@ -122,35 +197,41 @@ def _replace(node: etree._Element, text: str) -> None:
     parent.remove(node)
 
 
-# Citations are marked in the tree with noncharacters, so that the text of a block can be taken in one call in C.
-# A file that holds these characters itself can at worst spoil its own mentions: numbers are checked against the block.
+# Citations are marked in the text with noncharacters, so that it can be tidied as a whole.  A file that holds these
+# characters itself can at worst spoil its own mentions: numbers are checked against the block.
 _OPEN, _CLOSE, _END = "\ufdd0", "\ufdd1", "\ufdd2"
-_MARKS = re.compile(f"{_OPEN}(\\d{{1,6}}){_CLOSE}|({_END})")
-
-
-def mark(xref: etree._Element, number: int) -> None:
-    """Mark a link in the tree, for ``unmarked`` to find in the text."""
-    xref.text = f"{_OPEN}{number}{_CLOSE}{xref.text or ''}"
-    if len(xref):
-        xref[-1].tail = (xref[-1].tail or "") + _END
-    else:
-        xref.text += _END
 
 
 def unmarked(marked: str) -> tuple[str, list[tuple[int, int, int]]]:
     """Tidy text without the marks, and (number, start, end) of every link."""
-    pieces = _MARKS.split(tidy(marked))
-    text = pieces[0]
+    text, spans = _without_marks(" ".join(marked.split()))
+    if is_tidy(text):
+        return text, spans
+    return _without_marks(tidy(marked))  # seldom: what cannot be seen goes first, so that the places hold
+
+
+def _without_marks(marked: str) -> tuple[str, list[tuple[int, int, int]]]:
+    first, *pieces = marked.split(_OPEN)
+    done = [first.replace(_END, "")]
+    length = len(done[0])
     spans: list[tuple[int, int, int]] = []
-    begun: tuple[int, int] | None = None
-    for number, end, piece in zip(pieces[1::3], pieces[2::3], pieces[3::3], strict=True):
-        if number is not None:
-            begun = (int(number), len(text))
-        elif end is not None and begun is not None:
-            spans.append((*begun, len(text)))
-            begun = None
-        text += piece.lstrip() if text.endswith(" ") or not text else piece
-    return text, spans
+    spaced = not length or done[0].endswith(" ")
+    for piece in pieces:
+        number, closed, words = piece.partition(_CLOSE)
+        words, ended, behind = (words if closed else number).partition(_END)
+        if spaced:  # one space before the mark and one behind it are one
+            words = words.lstrip()
+        start, length = length, length + len(words)
+        if ended and closed and number.isdecimal() and len(number) < 7:
+            spans.append((int(number), start, length))
+        spaced = words.endswith(" ") if words else spaced
+        behind = behind.replace(_END, "")
+        if spaced:
+            behind = behind.lstrip()
+        spaced = behind.endswith(" ") if behind else spaced
+        length += len(behind)
+        done += words, behind
+    return "".join(done), spans
 
 
 def local_name(element: etree._Element) -> str:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from medvlm_cli.core.arrow import Reject
+from medvlm_cli.core.splits import split_of
 
 IMAGE = "<image>"
 DESCRIBE = (
@@ -48,8 +49,6 @@ OPPOSITES = (
     ("dilated", "narrowed"), ("hyperintense", "hypointense"), ("hyperdense", "hypodense"), ("unilateral", "bilateral"),
     ("focal", "diffuse"), ("solid", "cystic"), ("normal", "abnormal"), ("positive", "negative"),
 )  # fmt: skip
-VAL_SHARE = 50
-"""One figure in so many, picked by the hash of its id, is kept from training."""
 MAX_TURNS = 6
 """Questions asked about one figure at most."""
 PROMPT_ID = hashlib.sha256(json.dumps([DESCRIBE, QUESTIONS, MODALITIES, OPPOSITES]).encode()).hexdigest()[:12]
@@ -208,7 +207,7 @@ def _row(figure: dict, kind: str, asked: list[tuple[str, str]]) -> dict:
         "teacher": "template", "teacher_planned": "template", "prompt_id": PROMPT_ID,
         "request_sha256": None, "raw_response": None, "stop_reason": None,
         "input_tokens": None, "output_tokens": None, "cost_usd": None,
-        "license_tags": [figure["license"]], "split": "val" if _draw(key, "split", VAL_SHARE) == 0 else "train",
+        "license_tags": [figure["license"]], "split": split_of(key),
     }  # fmt: skip
 
 

@@ -59,7 +59,7 @@ def test_what_is_no_image_is_refused_by_name(data):
 
 
 def test_dicom_is_named_as_what_it_is():
-    with pytest.raises(DataError, match=r"scan\.png: a DICOM file, which is not read yet"):
+    with pytest.raises(DataError, match=r"scan\.png: a DICOM file, for `medvlm fetch folder`"):
         decode(b"\0" * 128 + b"DICM" + b"\0" * 64, "scan.png")
 
 

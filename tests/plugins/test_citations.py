@@ -189,3 +189,91 @@ def test_a_text_that_holds_our_marks_spoils_nothing_but_its_mentions():
         f"Odd \ufdd07\ufdd1 \ufdd2 \ufdd00\ufdd1 text {link(1)} here.", figure(1, "<p>Odd \ufdd00\ufdd1 caption</p>")
     )
     assert only_figure(data).caption == "Odd 0 caption"
+
+
+@pytest.mark.parametrize(
+    ("words", "ids"),
+    [
+        ("It is seen (Fig. 2).", ["f2"]),
+        ("It is seen in Figure\u00a02, not elsewhere.", ["f2"]),
+        ("Figure 2 shows it.", ["f2"]),
+        ("See Figs. 2 and 4.", ["f2", "f4"]),
+        ("See Figs. 2A,B, 3 and 5C.", ["f2", "f3", "f5"]),
+        ("See Figs 2\u20134.", ["f2", "f3", "f4"]),
+        ("See Fig. 2\u20134.", ["f2", "f3", "f4"]),
+        ("See Fig. 2, 4 mice.", ["f2"]),
+        ("See Fig. 2 and 4 mice.", ["f2"]),
+        ("See Fig. 9.", []),
+        ("See Fig. 2.1 and Fig. 23.", []),
+        ("Seen in Fig. 2 of Smith et al. and in Fig. 3 in [12].", []),
+        ("Seen in their Fig. 2.", []),
+        ("See Supplementary Fig. 2 and Extended Data Figure 3.", []),
+        ("See Fig. S2 and Figure 2 in S1 File.", []),
+        ("See Figure 2\u2014source data 1 and Figure 2\u2014video 1.", []),
+        ("Config 2, big 3 and fig. leaves.", []),
+        ("We had 5 mm in Fig. 2 mm.", []),
+    ],
+)
+def test_figures_are_found_in_words_without_a_link_but_not_those_of_others(words, ids):
+    assert cited_ids(cited(f"{words} Told by 3 men (Fig. 6).")) == [*ids, "f6"]
+
+
+def test_a_figure_named_without_a_link_keeps_its_panels():
+    assert mentions(cited("Told (Fig. 2A,C). More."))["f2"] == [("A,C", "Told (Fig. 2A,C).")]
+
+
+def test_fig_s1_without_a_link_finds_the_figure_of_that_label():
+    supplement = '<fig id="x"><label>Figure S1</label><caption><p>C</p></caption></fig>'
+    data = cited("See Fig. S1 and Supplementary Figure 1.", figure(1), supplement)
+    assert cited_ids(data) == ["x"]
+
+
+@pytest.mark.parametrize(
+    ("sentence", "ids"),
+    [
+        (f"In {link(2, 'Fig. 2')}\u20134 it is.", ["f2", "f3", "f4"]),
+        (f"In {link(2, 'Figs. 2')} and 4 it is.", ["f2", "f4"]),
+        (f"In {link(2, 'Fig. 2')} and 4 mice it is.", ["f2"]),
+        (f"In Figs. {link(2)}, 3 and {link(5)} it is.", ["f2", "f3", "f5"]),
+        (f"In {link(2, 'Fig. 2')} and Fig. 4 it is.", ["f2", "f4"]),
+    ],
+)
+def test_a_list_of_which_only_a_part_is_linked_cites_all_of_it(sentence, ids):
+    assert cited_ids(cited(sentence)) == ids
+
+
+def test_words_inside_a_link_to_something_else_cite_nothing():
+    data = cited('See <xref ref-type="supplementary-material" rid="s">Figure 2</xref> and Fig. 3.')
+    assert cited_ids(data) == ["f3"]
+
+
+def test_a_link_is_believed_over_the_number_in_its_words():
+    box = '<fig id="box1"><label>Box 1 figure</label><caption><p>C</p></caption></fig>'
+    data = cited('See <xref ref-type="fig" rid="box1">Figure 2</xref>.', figure(2), box)
+    assert cited_ids(data) == ["box1"]
+
+
+def test_words_in_a_letter_do_not_cite_the_figures_of_the_article():
+    letter = "<sub-article id='sa1'><body><p>In Fig. 1 the authors see. And (Fig. 1).</p></body></sub-article>"
+    assert mentions(article(figure(1), back=letter))["f1"] == []
+
+
+def test_words_in_a_letter_beside_a_link_do_not_either():
+    letter = f"<sub-article id='sa1'><body><p>See {link(2)} and Fig. 1 here.</p></body></sub-article>"
+    assert cited_ids(article(figure(1) + figure(2), back=letter)) == ["f2"]
+
+
+def test_a_range_that_begins_at_a_link_to_something_else_is_not_believed():
+    box = '<fig id="box1"><label>Box 1 figure</label><caption><p>C</p></caption></fig>'
+    data = cited('See <xref ref-type="fig" rid="box1">Figure 2</xref>\u20134.', box, *map(figure, range(1, 7)))
+    assert cited_ids(data) == ["box1"]
+
+
+def test_mentions_follow_the_order_of_the_text():
+    data = cited(f"First Fig. 1 alone. Then {link(1)}. Last (Fig. 1) again.")
+    assert [text for _, text in mentions(data)["f1"]] == ["First Fig. 1 alone.", "Then 1.", "Last (Fig. 1) again."]
+
+
+def test_tables_and_other_figures_inside_a_link_are_not_ranges():
+    data = cited(f'{link(2, "Fig. 2")}\u2013<xref ref-type="table" rid="t4">4</xref> and {link(1)}')
+    assert cited_ids(data) == ["f1", "f2", "f3", "f4"]

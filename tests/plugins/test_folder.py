@@ -9,7 +9,7 @@ from PIL import Image
 from medvlm_cli.core.arrow import open_dataset, write_all
 from medvlm_cli.core.config import FetchConfig
 from medvlm_cli.core.errors import ConfigError, DataError
-from medvlm_cli.core.schemas import FIGURES
+from medvlm_cli.core.schemas import SCAN_FIGURES
 from medvlm_cli.sources import folder
 
 
@@ -54,6 +54,8 @@ def test_a_row_of_a_csv_becomes_a_row_of_figures(tmp_path):
         "label": "Figure 1", "mentions": [{"text": "See Figure 1.", "panel": None}, {"text": "Again.", "panel": None}],
         "modality": "ct", "modality_source": "given", "n_panels": 1, "license": "CC-BY-4.0", "commercial_ok": True,
         "retracted": False, "third_party": False, "article_id": None, "doi": None, "title": None, "url": None,
+        "source_file": "a.png", "frame": None, "window_center": None, "window_width": None, "region": None,
+        "burned_in": None,
     }  # fmt: skip
 
 
@@ -61,11 +63,11 @@ def test_rows_and_rejects_pass_the_writer(tmp_path):
     take(tmp_path / "in", "image,caption\na.png,One\nb.png,Two\n")
     config = FetchConfig(images=str(tmp_path / "in"))
     counts = write_all(
-        tmp_path / "out", FIGURES, lambda key: folder.harvest(key, config), stage="fetch", config={},
+        tmp_path / "out", SCAN_FIGURES, lambda key: folder.harvest(key, config), stage="fetch", config={},
         keys=folder.keys(config), tell=lambda *_: None,
     )  # fmt: skip
     assert (counts.out, counts.rejected) == (1, 1)
-    assert open_dataset(tmp_path / "out", FIGURES).ids == ["a"]
+    assert open_dataset(tmp_path / "out", SCAN_FIGURES).ids == ["a"]
 
 
 def test_a_line_of_a_jsonl_becomes_a_row_of_figures(tmp_path):
@@ -122,7 +124,7 @@ def test_a_bad_row_is_a_reject_that_names_file_and_row_and_the_others_go_on(tmp_
 
 @pytest.mark.parametrize(
     ("content", "reason"),
-    [(b"", "corrupt_image"), (b"nonsense", "corrupt_image"), (b"\0" * 128 + b"DICM" + b"\0" * 20, "dicom")],
+    [(b"", "corrupt_image"), (b"nonsense", "corrupt_image")],
 )
 def test_a_file_that_is_no_image_is_a_reject_that_names_row_and_file(tmp_path, content, reason):
     (tmp_path / "scan.png").write_bytes(content)
@@ -154,9 +156,25 @@ def test_images_that_no_row_names_are_rejects(tmp_path):
     ]
 
 
-def test_a_dicom_file_is_told_that_its_time_will_come(tmp_path):
-    _, (reject,) = take(tmp_path, "image,caption\na.png,One\n", images=("a.png", "scan.dcm"))
-    assert (reject.reason, "DICOM is not read yet" in reject.message) == ("not_listed", True)
+def test_scans_that_no_row_names_are_rejects_too(tmp_path):
+    images = ("a.png", "scan.dcm", "brain.nii.gz", "x/slide.svs", "notes")
+    _, rejects = take(tmp_path, "image,caption\na.png,One\n", images=images)
+    assert [(reject.reason, reject.id) for reject in rejects] == [
+        ("not_listed", "brain.nii.gz (not listed)"),
+        ("not_listed", "DICOM file 1 (not listed)"),
+        ("not_listed", "x/slide.svs (not listed)"),
+    ]
+
+
+def test_other_modalities_than_those_asked_for_are_rejects(tmp_path):
+    (tmp_path / "captions.csv").write_text("image,caption,modality\na.png,One,ct\na.png,Two,mri\n")
+    (tmp_path / "a.png").write_bytes(png())
+    config = FetchConfig(images=str(tmp_path), modality=("mri",))
+    first, second = (folder.harvest(key, config) for key in folder.keys(config))
+    assert [(reject.reason, reject.message) for reject in first.rejects] == [
+        ("modality_excluded", "captions.csv, row 2: modality ct is not among those asked for")
+    ]
+    assert [row["caption"] for row in second.rows] == ["Two"]
 
 
 def test_ids_made_from_file_names_are_made_unique(tmp_path):
@@ -223,8 +241,9 @@ def test_a_captions_file_elsewhere_can_be_named(tmp_path):
 def test_a_folder_without_one_captions_file_is_refused(tmp_path, tables, message):
     made = [(tmp_path / name).write_text("image,caption\n") for name in tables]
     assert len(made) == len(tables)
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(DataError, match=message) as caught:
         take(tmp_path)
+    assert caught.value.fix == "write one that says what each image shows, a row an image, or name it: --captions FILE"
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ from PIL import Image
 
 from medvlm_cli.core.arrow import open_dataset, write_all
 from medvlm_cli.core.config import FetchConfig
-from medvlm_cli.core.errors import ConfigError, DataError
-from medvlm_cli.core.schemas import FIGURES
+from medvlm_cli.core.errors import DataError
+from medvlm_cli.core.schemas import ARTICLE_FIGURES, FIGURES
 from medvlm_cli.sources import pmc
 from tests.plugins.articles import article, figure, link
 
@@ -30,7 +30,7 @@ def put(folder, files):
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(jpeg(*content) if isinstance(content, tuple) else content)
-    return FetchConfig(mirror=(str(folder),))
+    return FetchConfig(mirror=(str(folder),), license="all")
 
 
 def take(config):
@@ -61,14 +61,16 @@ def test_a_figure_becomes_a_row_with_everything_the_schema_asks_for(tmp_path):
         "mentions": [{"text": "See Fig 1A.", "panel": "A"}],
         "modality": "ct", "modality_source": "caption", "n_panels": 2, "license": "CC-BY-4.0", "commercial_ok": True,
         "retracted": False, "third_party": False, "article_id": "PMC7", "doi": "10.1/x", "title": "On livers",
-        "url": "https://pmc.ncbi.nlm.nih.gov/articles/PMC7/",
+        "url": "https://pmc.ncbi.nlm.nih.gov/articles/PMC7/", "article_version": None, "year": None, "journal": None,
+        "authors": None, "license_code": None, "source_key": "g1.jpg", "source_md5": hashlib.md5(jpeg()).hexdigest(),
+        "n_panels_caption": 2, "n_panels_image": 1, "in_subarticle": False,
     }  # fmt: skip
 
 
 def test_rows_and_rejects_pass_the_writer(tmp_path):
     config = put(tmp_path / "in", {"a.xml": article(figure(1) + figure(2)), "g1.jpg": (20, 10)})
     counts = write_all(
-        tmp_path / "out", FIGURES, lambda key: pmc.harvest(key, config), stage="fetch", config={},
+        tmp_path / "out", ARTICLE_FIGURES, lambda key: pmc.harvest(key, config), stage="fetch", config={},
         keys=pmc.keys(config), tell=lambda *_: None,
     )  # fmt: skip
     assert (counts.out, counts.rejected) == (1, 1)
@@ -90,9 +92,7 @@ def test_every_fig_element_becomes_a_row_or_a_reject_with_one_of_twelve_reasons(
     images = {f"g{n}.jpg": (20, 10) for n in (1, 2, "2b", 3, 9, 10)}
     files = {"broken.jpg": jpeg(200, 200)[:900], "twin.jpg": jpeg(), "TWIN.jpg": jpeg()}
     found = reasons(put(tmp_path, {"a.xml": article("".join(figures)), **images, **files}))
-    assert found == Counter(
-        rows=5, missing_caption=1, no_graphic=1, missing_image=1, unsafe_path=1, corrupt_image=1, ambiguous_image=1
-    )
+    assert found == Counter(rows=5, missing_caption=1, no_graphic=1, missing_image=2, unsafe_path=1, corrupt_image=1)
     assert set(found) - {"rows"} <= set(pmc.REASONS) and len(pmc.REASONS) <= 12
 
 
@@ -156,7 +156,7 @@ def test_a_link_out_of_the_mirror_is_not_followed(tmp_path):
     put(tmp_path, {"secret.jpg": (2, 2), "secret.xml": article(figure(1), PMC_ID.format(99))})
     (tmp_path / "mirror" / "g1.jpg").symlink_to(tmp_path / "secret.jpg")
     (tmp_path / "mirror" / "c.xml").symlink_to(tmp_path / "secret.xml")
-    assert reasons(config) == Counter(unsafe_path=1, missing_image=1, unreadable_xml=1)
+    assert reasons(config) == Counter(unsafe_path=1, missing_image=1, unreadable_article=1)
 
 
 def test_of_alternatives_the_largest_sound_image_is_taken(tmp_path):
@@ -190,7 +190,7 @@ def test_an_unreadable_article_is_a_reject_that_names_the_file_and_the_others_go
     config = put(tmp_path / "mirror", {"bad.xml": content, "good.xml": article(figure(1)), "g1.jpg": (2, 2)})
     rows, (reject,) = take(config)
     assert [row["figure_id"] for row in rows] == ["mirror/good/f1"]
-    assert (reject.id, reject.reason) == ("mirror/bad", "unreadable_xml")
+    assert (reject.id, reject.reason) == ("mirror/bad", "unreadable_article")
     assert "mirror/bad.xml" in reject.message
 
 
@@ -247,7 +247,7 @@ def test_the_buckets_metadata_knows_of_retractions_in_either_place(tmp_path):
 def test_broken_metadata_clears_nothing(tmp_path):
     config = bucket(tmp_path)
     (tmp_path / "PMC5.1/PMC5.1.json").write_text("{")
-    assert reasons(config) == Counter(unreadable_metadata=1)
+    assert reasons(config) == Counter(unreadable_article=1)
 
 
 @pytest.mark.parametrize(
@@ -305,7 +305,7 @@ def test_two_mirrors_are_read_as_one_and_a_copy_counts_once(tmp_path):
     one = {"a.xml": article(figure(1), PMC_ID.format(1)), "b.xml": article(figure(1)), "g1.jpg": (2, 2)}
     put(tmp_path / "x/m", one)
     put(tmp_path / "y/m", one)
-    config = FetchConfig(mirror=(str(tmp_path / "x/m"), str(tmp_path / "y/m")))
+    config = FetchConfig(mirror=(str(tmp_path / "x/m"), str(tmp_path / "y/m")), license="all")
     assert [row["figure_id"] for row in take(config)[0]] == ["PMC1/f1", "m/b/f1", "m~2/b/f1"]
 
 
@@ -324,14 +324,9 @@ def test_a_changed_mirror_is_read_anew(tmp_path):
     assert reasons(config) == Counter(rows=1)
 
 
-def test_without_a_mirror_the_way_to_one_is_told():
-    with pytest.raises(ConfigError) as error:
-        pmc.keys(FetchConfig())
-    assert "network" in error.value.what
-    assert "--mirror" in error.value.fix
-
-
-@pytest.mark.parametrize(("folder", "message"), [("gone", "gone is not a folder"), (".", "holds no article")])
+@pytest.mark.parametrize(
+    ("folder", "message"), [("gone", "gone is neither a folder nor a package"), (".", "holds no article")]
+)
 def test_a_mirror_that_is_missing_or_empty_is_refused_by_name(tmp_path, folder, message):
     with pytest.raises(DataError, match=message):
         pmc.keys(FetchConfig(mirror=(str(tmp_path / folder),)))

@@ -1,6 +1,6 @@
 import pytest
 
-from medvlm_cli.sources.text import clean, sentences
+from medvlm_cli.sources.text import clean, sentence_at, sentences
 
 
 @pytest.mark.parametrize(
@@ -52,3 +52,23 @@ def test_sentences_end_where_a_reader_ends_them(marked):
 
 def test_an_empty_text_has_no_sentences():
     assert sentences("") == []
+
+
+@pytest.mark.parametrize("length", [1, 7, 40, 90])
+def test_the_sentence_at_a_place_is_the_one_of_the_whole_text(length):
+    words = [
+        "Seen by Smith et al. in Fig. 2.",
+        "It grew.12,13 The rest, e.g. E. coli, did not!",
+        "No. 5 came (p = 0.02).",
+    ]
+    text = " ".join(words[(number * length) % 3] for number in range(length))
+    spans = sentences(text)
+    expected = [next(span for span in [*spans, spans[-1]] if place < span[1]) for place in range(spans[-1][1])]
+    assert [sentence_at(text, place) for place in range(spans[-1][1])] == expected
+
+
+def test_a_sentence_longer_than_the_neighbourhood_is_found():
+    text = "One. " + "Two " * 2000 + "ends. Three."
+    assert sentence_at(text, 7000) == (5, len(text) - 7)
+    assert sentence_at(text, 7000, 5) == (5, len(text) - 7)
+    assert sentence_at(text, len(text) - 1) == (len(text) - 6, len(text))

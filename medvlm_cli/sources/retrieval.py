@@ -1,0 +1,153 @@
+"""Many articles out of the bucket at once, handed over in order: network, processors and disk all kept busy.
+
+A thread of its own runs the event loop.  Each article goes through four steps: its XML is fetched, a worker reads it,
+the images that it wants are fetched, a worker decodes them.  Articles overlap; only ``AHEAD`` of them may be finished
+and not yet taken, because a harvest holds its images.
+"""
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from pathlib import Path
+from types import TracebackType
+
+from medvlm_cli.core import parts
+from medvlm_cli.core.arrow import Harvest, Reject
+from medvlm_cli.core.config import FetchConfig
+from medvlm_cli.core.crew import Crew, WorkerDiedError
+from medvlm_cli.core.hosts import shown
+from medvlm_cli.core.http import CircuitOpenError, Http
+from medvlm_cli.core.pace import Patience
+from medvlm_cli.sources import reading
+from medvlm_cli.sources.bucket import Bucket, BucketPlace
+from medvlm_cli.sources.ledger import Ledger, Versions
+from medvlm_cli.sources.reading import Reading
+
+AHEAD = 4
+"""Articles under way for each connection: enough that one which waits for a slow answer leaves no connection idle."""
+
+
+class Retrieval:
+    """The harvests of articles, in the order of their keys; a context manager.
+
+    Args:
+        keys: the articles to get, in order.
+        config: address of the bucket, connections, tries; what ``reading`` asks for.
+        crew: workers that parse and decode.
+        known: versions of articles, where the selection told them.
+        reads: what reads an article instead of ``reading.read``.
+        ready: harvests of keys that are no articles.
+        died: the harvest of an article, and words, when reading it killed its process.
+    """
+
+    def __init__(
+        self,
+        keys: Sequence[str],
+        config: FetchConfig,
+        crew: Crew,
+        *,
+        known: Mapping[str, Versions] | None = None,
+        reads: Mapping[str, Callable[..., Reading]] | None = None,
+        ready: Mapping[str, Harvest] | None = None,
+        died: Callable[[str, str], Harvest] = lambda key, what: Harvest(
+            1, [], [Reject(key, "unreadable_article", what)]
+        ),
+    ) -> None:
+        self._keys = list(keys)
+        self._known = known or {}
+        self._reads = reads or {}
+        self._ready = ready or {}
+        self._died = died
+        self._config = config
+        self._crew = crew
+        part = parts.name(*parts.parse(config.shard)) if config.shard else "whole"
+        self._ledger = Ledger(Path(config.cache) / "ledger" / part, self._keys)
+        self._finished: dict[str, Future[Harvest]] = {key: Future() for key in self._keys}
+        self._loop = asyncio.new_event_loop()
+        self._room = asyncio.Semaphore(AHEAD * config.connections)
+        self._task: asyncio.Task | None = None
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._http: Http | None = None
+
+    def __enter__(self) -> "Retrieval":
+        if self._keys:
+            self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._keys:
+            with contextlib.suppress(RuntimeError):  # the loop has ended by itself
+                self._loop.call_soon_threadsafe(self._stop)
+            self._thread.join()
+        self._loop.close()
+        self._ledger.close()
+
+    def harvests(self, keys: Sequence[str]) -> Iterator[Harvest]:
+        """What each of the next keys gave.
+
+        Raises:
+            CircuitOpenError: the bucket refuses, or has not answered well for a while, or never.
+            ResourceError: the disk refuses.
+        """
+        for key in keys:
+            harvest = self._finished[key].result()  # in the list while it is waited for, so that a failure reaches it
+            del self._finished[key]
+            with contextlib.suppress(RuntimeError):  # all is done, and the loop closed
+                self._loop.call_soon_threadsafe(self._room.release)
+            yield harvest
+        if self._http is not None and self._http.requests and not self._http.answers:
+            # nothing of this is to be written down as what became of the articles
+            said = next((reject.message for reject in harvest.rejects), "") if keys else ""
+            what = f"{shown(self._config.bucket)} did not answer one of {self._http.requests:,} requests ({said})"
+            raise CircuitOpenError(what, "try later with the same command; or give another address with --set bucket=")
+
+    def forget(self, keys: Sequence[str]) -> None:
+        """Remove what is cached of articles whose rows are committed."""
+        self._ledger.release(keys)
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        self._task = self._loop.create_task(self._all(dict(self._finished)))
+        try:
+            self._loop.run_until_complete(self._task)
+        except BaseException as error:
+            first = error
+            while isinstance(first, BaseExceptionGroup):
+                first = first.exceptions[0]
+            for future in list(self._finished.values()):
+                if not future.done():
+                    future.set_exception(first)
+
+    def _stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+
+    async def _all(self, promises: dict[str, Future[Harvest]]) -> None:
+        tries = self._config.tries
+        async with Http(self._config.connections, Patience(tries=tries, outage=4.0 * (tries - 1))) as self._http:
+            bucket = Bucket(self._config.bucket, self._http, self._ledger)
+            async with asyncio.TaskGroup() as group:
+                for key, promise in promises.items():
+                    await self._room.acquire()
+                    if key in self._ready:
+                        promise.set_result(self._ready[key])
+                        continue
+                    group.create_task(self._one(bucket, key, promise))
+
+    async def _one(self, bucket: Bucket, key: str, promise: Future[Harvest]) -> None:
+        place = await bucket.place(key, self._known.get(key, []))
+        promise.set_result(await self._harvest(bucket, key, place))
+
+    async def _harvest(self, bucket: Bucket, key: str, place: BucketPlace) -> Harvest:
+        """Read, get the images that are wanted, decode."""
+        try:
+            read = self._reads.get(key, reading.read)
+            found: Reading = await asyncio.wrap_future(self._crew.submit(read, key, place, self._config))
+            await bucket.images(place, found.wanted())
+            return await asyncio.wrap_future(self._crew.submit(reading.finish, found, place, self._config))
+        except WorkerDiedError:
+            return self._died(key, f"{place.name}: reading it killed its process twice")

@@ -1,0 +1,67 @@
+"""``fetch pmc`` killed again and again: nothing is lost, hardly anything is asked for twice, the rows are the same."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+from medvlm_cli.core.arrow import open_dataset
+from medvlm_cli.core.schemas import ARTICLE_FIGURES
+from tests.bucket import serving
+from tests.corpus import Article, objects_of
+
+KILLS = 10
+ARTICLES = 1000
+ROOT = Path(__file__).parents[2]
+
+
+def start(folder, server, out):
+    """The command as a user starts it, in a process group of its own."""
+    command = [sys.executable, "-m", "medvlm_cli", "fetch", "pmc", "--pmcids", str(folder / "ids.txt"), "-q"]
+    command += ["--set", f"bucket={server.url}", "-o", str(out)]
+    return subprocess.Popen(command, cwd=ROOT, start_new_session=True, stdout=subprocess.DEVNULL)
+
+
+def kill_after(process, server, answers, seconds):
+    """End the process and its workers without a word some time after the server has given so many more answers."""
+    goal = len(server.log) + answers
+    while len(server.log) < goal and process.poll() is None:
+        time.sleep(0.002)
+    time.sleep(seconds)
+    os.killpg(process.pid, signal.SIGKILL)
+    return process.wait()
+
+
+def rows_of(folder):
+    return sorted(open_dataset(folder, ARTICLE_FIGURES).rows(), key=lambda row: row["figure_id"])
+
+
+def test_after_ten_kills_the_rows_are_those_of_an_undisturbed_run_and_at_most_one_object_in_a_hundred_came_twice(
+    tmp_path,
+):
+    articles = [Article(number) for number in range(1, ARTICLES + 1)]
+    (tmp_path / "ids.txt").write_text("\n".join(article.id for article in articles))
+    chance = random.Random(7)
+    with serving(objects_of(articles), latency=0.05) as server:
+        for _ in range(KILLS):
+            process = start(tmp_path, server, tmp_path / "killed")
+            assert kill_after(process, server, chance.randrange(50, 400), 0.3 * chance.random()) == -signal.SIGKILL
+        assert start(tmp_path, server, tmp_path / "killed").wait() == 0
+        asked = Counter(server.asked())
+        server.log.clear()
+        assert start(tmp_path, server, tmp_path / "killed").wait() == 0
+        assert server.log == []
+        assert start(tmp_path, server, tmp_path / "whole").wait() == 0
+        once = Counter(server.asked())
+    assert set(asked) == set(once)
+    twice = sum(asked.values()) - len(asked)
+    print("twice", twice, len(once))
+    assert twice <= len(once) / 100
+    rows = rows_of(tmp_path / "killed")
+    assert len(rows) == 3 * ARTICLES
+    assert rows == rows_of(tmp_path / "whole")
+    print("twice", twice, len(once))
