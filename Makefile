@@ -24,6 +24,8 @@ format: $(READY)
 
 bench: $(READY)
 	$(BIN)/python tests/bench/read_figures.py
+	$(BIN)/python tests/bench/parse_articles.py
+	$(BIN)/python tests/bench/fetch_articles.py
 	$(BIN)/python tests/bench/demo_seconds.py
 
 # The help texts in README.md, written anew from the program.

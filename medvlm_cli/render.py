@@ -120,7 +120,7 @@ def result(summary: dict[str, Any], *, as_json: bool) -> None:
         elif isinstance(value, dict) and value and all(isinstance(row, dict) for row in value.values()):
             console.print(_table(key, value))
         elif isinstance(value, dict):
-            shown = ", ".join(f"{name} {_number(part)}" for name, part in value.items())
+            shown = ", ".join(f"{name} {_number(part)}" for name, part in value.items() if part not in ("", [], None))
             console.print(Text(clean(f"{key}: {shown or 'none'}")))
         elif isinstance(value, list):
             for line in value:

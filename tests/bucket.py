@@ -79,13 +79,19 @@ class Bucket:
             await asyncio.sleep(self.latency)
         fault = self._random.choice(self.kinds) if self._random.random() < self.faults else "ok"
         status, body, headers = self._find(target)
-        kept = await self._send(fault, status, body, headers, writer)
         entry = (began, unquote(target), fault if status == 200 else f"{status}")
+        if fault != "ok":  # who is dripped at may hang up
+            self._note(entry)
+        kept = await self._send(fault, status, body, headers, writer)
+        if fault == "ok":
+            self._note(entry)
+        return kept
+
+    def _note(self, entry):
         self.log.append(entry)
         if self.log_file:
             self.log_file.write(json.dumps(entry) + "\n")
             self.log_file.flush()
-        return kept
 
     async def _send(self, fault, status, body, headers, writer):
         length = len(body)

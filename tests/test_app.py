@@ -28,11 +28,11 @@ def test_help_loads_no_heavy_library():
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_every_verb_shows_three_examples(verb):
+def test_every_verb_shows_three_examples_or_more(verb):
     done = medvlm(verb, "--help")
     examples = [line for line in done.stdout.partition("Examples:")[2].splitlines() if "medvlm " in line]
     assert done.returncode == 0
-    assert len(examples) == 3
+    assert len(examples) >= 3
     assert all(f"medvlm {verb}" in line for line in examples)
 
 
@@ -77,7 +77,9 @@ def test_an_error_is_an_object_with_json(tmp_path):
 def test_an_unknown_benchmark_lists_the_known_ones(tmp_path):
     done = medvlm("eval", "--bench", "phantomvqa", "--checkpoint", "x", cwd=tmp_path)
     assert done.returncode == 2
-    assert done.stderr.startswith("error: no benchmark 'phantomvqa'; there are own, phantom-vqa")
+    assert done.stderr.startswith(
+        "error: no benchmark 'phantomvqa'; there are own, pathvqa, pathvqa-hf, phantom-vqa, slake, vqa-rad, vqa-rad-hf"
+    )
 
 
 def test_a_dry_run_writes_nothing(tmp_path):

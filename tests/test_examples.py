@@ -20,7 +20,8 @@ ENVIRONMENT = os.environ | {"MEDVLM_WORKSPACE": "", "OMP_NUM_THREADS": "1"}
 
 ARTICLE = articles.article(
     f"<sec>{articles.figure(1, '<p>Chest CT of a patient.</p>')}<p>See Fig {articles.link(1)}.</p></sec>",
-    '<article-id pub-id-type="pmcid">PMC1</article-id>',
+    '<article-id pub-id-type="pmcid">PMC1</article-id><permissions>'
+    '<license xlink:href="http://creativecommons.org/licenses/by/4.0/"/></permissions>',
 )
 
 
@@ -64,7 +65,7 @@ def ran(tmp_path_factory):
 @pytest.mark.parametrize("verb", VERBS)
 def test_the_examples_of_a_verb_run(ran, verb):
     done = ran[1][verb]
-    assert len(done) == 3
+    assert len(done) >= 3
     assert {line: run.stderr for line, run in done if run.returncode} == {}
 
 

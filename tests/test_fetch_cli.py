@@ -200,8 +200,6 @@ def test_a_bucket_that_refuses_everything_ends_the_run_and_nothing_is_written_do
     assert done.returncode == 5
     assert "refused (status 403)" in done.stderr and "Traceback" not in done.stderr
     assert len(server.log) < 100
-    with serving(a_bucket()) as server:  # and the same goes on once it answers
-        assert medvlm(tmp_path, server, "--pmcids", ids(tmp_path, 1), "-o", "other").returncode == 0
     assert not (tmp_path / OUT / "journal.jsonl").exists()
 
 

@@ -32,7 +32,8 @@ def connected() -> Iterator[int]:
             logging_level=logging.ERROR,
         )
     except (ConnectionError, RuntimeError, ValueError) as error:
-        raise ConfigError(f"no Ray cluster to connect to ({error})", "start one, or unset RAY_ADDRESS") from error
+        fix = "start one, or unset RAY_ADDRESS; of a cluster that asks for a token, set RAY_AUTH_MODE=token"
+        raise ConfigError(f"no Ray cluster to connect to ({error})", fix) from error
     try:
         yield max(1, int(ray.cluster_resources().get("CPU", 1)))
     finally:

@@ -37,7 +37,8 @@ def deadline(seconds: float) -> Iterator[None]:
     if not limits.bounded or threading.current_thread() is not threading.main_thread():
         yield
         return
-    left, _ = signal.setitimer(signal.ITIMER_REAL, seconds)
+    left, _ = signal.getitimer(signal.ITIMER_REAL)
+    signal.setitimer(signal.ITIMER_REAL, min(seconds, left or seconds))
     began = time.monotonic()
     try:
         yield
@@ -73,6 +74,8 @@ def _try_in_child(data: bytes, where: str, seconds: float) -> None:
     child = os.fork()
     if child == 0:
         try:
+            os.closerange(3, sending)  # with the worker's pipes open here, nobody would see that it has ended
+            os.closerange(sending + 1, os.sysconf("SC_OPEN_MAX"))
             os.write(sending, pickle.dumps(_outcome(data, where, seconds)))
         finally:
             os._exit(0)  # nothing of the parent may go on here

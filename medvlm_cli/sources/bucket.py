@@ -32,7 +32,9 @@ MAX_LIST_BYTES = 8 << 20
 
 _MD5 = re.compile(r"[0-9a-fA-F]{32}")
 _ADDRESS = re.compile(rf"s3://{BUCKET}/(?P<key>[^?#]*)(?:\?md5=(?P<md5>[0-9a-fA-F]{{32}}))?")
-_STATED = re.compile(r"metadata/(PMC\d+)\.(\d+)\.json")
+_NUMBER = r"[0-9]{1,4}"
+"""Of a version; one with more digits would not fit the column, and ends no run."""
+_STATED = re.compile(rf"metadata/(PMC[0-9]+)\.({_NUMBER})\.json")
 
 
 @dataclass(slots=True)
@@ -198,7 +200,7 @@ class Bucket:
             if not found:  # a mirror may leave the copies under metadata/ out
                 folders = await self._listing(f"{article}.", "/")
                 numbers = [key.rstrip("/").partition(".")[2] for key, _ in folders if key.endswith("/")]
-                found = sorted((int(number), None) for number in numbers if number.isdigit())
+                found = sorted((int(number), None) for number in numbers if re.fullmatch(_NUMBER, number))
             self._ledger.note_versions(article, found)
         return found
 

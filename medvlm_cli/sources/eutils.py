@@ -175,9 +175,8 @@ def _result(body: bytes) -> dict[str, Any]:
 
 
 def _from_xml(body: bytes) -> dict[str, Any]:
-    safe = {"resolve_entities": False, "no_network": True, "load_dtd": False}
     try:
-        root = etree.fromstring(body, etree.XMLParser(**safe, remove_comments=True, remove_pis=True))
+        root = etree.fromstring(body, etree.XMLParser(resolve_entities=False, no_network=True, load_dtd=False))
     except etree.XMLSyntaxError as error:
         raise ValueError(f"not XML ({error})") from error
     if root.tag != "eSearchResult":

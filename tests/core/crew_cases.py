@@ -83,16 +83,15 @@ def nested(outer, inner):
     with decoding.deadline(outer):
         with decoding.deadline(inner):
             within, _ = signal.getitimer(signal.ITIMER_REAL)
+            time.sleep(0.3)
         after, _ = signal.getitimer(signal.ITIMER_REAL)
     return within, after
 
 
-def outlast_outer(seconds):
+def outlast_outer():
     """An inner deadline that is longer than what the outer has left."""
-    with decoding.deadline(0.2):
-        with decoding.deadline(60):
-            time.sleep(seconds)
-        time.sleep(seconds)
+    with decoding.deadline(0.2), decoding.deadline(60):
+        time.sleep(0.4)
 
 
 @contextmanager

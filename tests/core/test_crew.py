@@ -84,12 +84,12 @@ def test_a_worker_is_bounded_in_time_and_memory_and_leaves_ctrl_c_to_its_parent(
 def test_deadlines_nest(crew):
     within, after = crew.submit(crew_cases.nested, 50, 5).result(60)
     assert 4 < within <= 5
-    assert 49 < after <= 50
+    assert 49 < after <= 49.7
 
 
 def test_an_inner_deadline_does_not_lengthen_the_outer_one(crew):
     with pytest.raises(WorkerDiedError):
-        crew.submit(crew_cases.outlast_outer, 0.3).result(60)
+        crew.submit(crew_cases.outlast_outer).result(60)
 
 
 def test_futures_keep_the_order_of_their_keys_and_few_run_ahead(crew):

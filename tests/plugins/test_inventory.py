@@ -100,7 +100,7 @@ def test_an_md5_is_known_in_any_spelling(etag):
 @pytest.mark.parametrize(
     "key",
     ["metadata/PMC1.1.xml", "PMC1.1/PMC1.1.json", "metadata/PMC1.json", "metadata/PMCx.1.json",
-     "metadata/../PMC1.1.json", "x/metadata/PMC1.1.json", "metadata/PMC1.1.json.bak", "Key", ""],
+     "metadata/PMC1.99999.json", "metadata/../PMC1.1.json", "x/metadata/PMC1.1.json", "metadata/PMC1.1.json.bak", "Key", ""],
 )  # fmt: skip
 def test_rows_of_other_keys_are_passed_over(key):
     assert select(an_inventory([line(key), line("metadata/PMC7.1.json")]))[0] == {"PMC7": [(1, TAG)]}
@@ -219,3 +219,14 @@ def test_metadata_that_changed_after_the_inventory_is_believed_once_it_comes_twi
         fetch("pmc", tmp_path / "out", config, quiet)
     assert open_dataset(tmp_path / "out", ARTICLE_FIGURES).ids == ["PMC1/f1"]
     assert server.asked("metadata/PMC1.1.json") == ["metadata/PMC1.1.json"] * 3
+
+
+@pytest.mark.parametrize("copies", [True, False])
+def test_a_version_with_more_digits_than_any_has_ends_no_run(tmp_path, copies):
+    objects = objects_of([Article(1, figures=1, version=99_999_999_999), Article(2, figures=1)])
+    objects = {key: body for key, body in objects.items() if copies or not key.startswith("metadata/")}
+    (tmp_path / "ids.txt").write_text("PMC1 PMC2")
+    with serving(objects) as server:
+        config = FetchConfig(bucket=server.url, pmcids=str(tmp_path / "ids.txt"), tries=2)
+        summary = fetch("pmc", tmp_path / "out", config, quiet)
+    assert (summary["rows"], summary["reasons"]) == (1, {"unavailable": 1})

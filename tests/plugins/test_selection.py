@@ -143,6 +143,12 @@ def test_modalities_that_overlap_are_topped_up(tmp_path):
     assert "PMC9999" in ids
 
 
+def test_an_article_of_two_modalities_is_the_turn_of_one(tmp_path):
+    found = dict.fromkeys(WORDS.values(), ()) | {"radiograph": (1, 2, 3), "computed tomography": (1, 4, 5)}
+    with serving({}, found=found) as server:
+        assert select(server, tmp_path, limit=4) == ["PMC1", "PMC2", "PMC4", "PMC5"]
+
+
 def test_a_modality_of_which_there_is_little_is_made_up_for_by_the_others(tmp_path):
     found = {words: range(1000 * number, 1000 * number + 300) for number, words in enumerate(WORDS.values(), 1)}
     with serving({}, found=found | {"gross pathology": (7,), "computed tomography": ()}) as server:

@@ -41,15 +41,11 @@ def shown(number, n=1):
 
 
 def astray(number):
-    """An article whose metadata lists media elsewhere, of which its figures name two."""
-    names = [
-        f"s3://other-bucket/PMC{number}.1/x1.jpg",
-        f"s3://{BUCKET}/PMC{number}.1/../x2.jpg",
-        "/etc/passwd",
-        7,
-        None,
-    ]
-    one = written(number, shown(number) + figure(2, image="x1.jpg") + figure(3, image="x2.jpg"))
+    """An article whose metadata lists media elsewhere, which its figures name."""
+    own = f"s3://{BUCKET}/PMC{number}.1"
+    names = [f"s3://other-bucket/PMC{number}.1/x1.jpg", f"{own}/../x2.jpg", f"{own}/.", "/etc/passwd", 7, None]
+    figures = "".join(figure(n, image=href) for n, href in enumerate(["x1.jpg", "x2.jpg", "."], 2))
+    one = written(number, shown(number) + figures)
     one.metadata["media_urls"] = [*names, f"s3://{BUCKET}/{one.name}/{image(number)}"]
     return one
 
@@ -71,9 +67,8 @@ def versions(number, newer):
 
 def whole_corpus():
     """Every article with its versions, in the order in which the bucket counts them."""
-    unsafe = "".join(
-        figure(n, image=href) for n, href in enumerate(["../a13-g1.jpg", "/etc/passwd.jpg", "a\\b.jpg"], 2)
-    )
+    hrefs = ["../a13-g1.jpg", "/etc/passwd.jpg", "a\\b.jpg", "http://[/g.jpg"]
+    unsafe = "".join(figure(n, image=href) for n, href in enumerate(hrefs, 2))
     return [
         *(Article(number, figures=number % 5) for number in range(1, 10)),
         *versions(10, {"images": 1}),
@@ -191,10 +186,11 @@ def test_every_fig_element_is_a_row_or_a_reject(corpus, bucket, local, packages)
 def test_each_reject_has_its_reason(local):
     assert local.rejects == {
         "PMC13/f2": "unsafe_path", "PMC13/f3": "unsafe_path", "PMC13/f4": "unsafe_path",
+        "PMC13/f5": "unsafe_path",
         "PMC14/f1": "license_excluded", "PMC15/f1": "superseded", "PMC16/f1": "superseded",
         "PMC17/f1": "license_excluded", "PMC18/f1": "superseded", "PMC19/f1": "superseded",
         "PMC20/f1": "license_excluded", "PMC21/f2": "missing_image", "PMC22/f2": "missing_image",
-        "PMC22/f3": "missing_image",
+        "PMC22/f3": "missing_image", "PMC22/f4": "missing_image",
     }  # fmt: skip
 
 

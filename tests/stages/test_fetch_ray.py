@@ -23,6 +23,17 @@ def quiet(what, done, total):
     pass
 
 
+@pytest.fixture(scope="module", autouse=True)
+def a_home_of_its_own(tmp_path_factory):
+    """Ray leaves a token in the home folder, and what it does is in the environment afterwards."""
+    before = dict(os.environ)
+    os.environ["HOME"] = str(tmp_path_factory.mktemp("home"))
+    os.environ.pop("RAY_ADDRESS", None)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+
+
 @pytest.fixture(scope="module")
 def fetched(tmp_path_factory):
     """A dataset in two parts that Ray made, the settings, and the server that it came from."""
@@ -79,9 +90,9 @@ def test_a_task_that_fails_says_why_and_the_others_are_finished(tmp_path, monkey
             os._exit(9)
         (tmp_path / f"{number} in {Path.cwd().name}").touch()
 
-    monkeypatch.chdir(tmp_path)
     told = []
     with cluster.connected() as processors:
+        monkeypatch.chdir(tmp_path)  # not where Ray was started
         node = ray._private.worker.global_worker.node
         assert processors >= 1
         assert not node.webui_url  # no dashboard

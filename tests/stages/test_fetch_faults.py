@@ -1,0 +1,101 @@
+"""``fetch pmc`` from a bucket of which one answer in five is wrong: nothing bad is kept, nothing good is lost."""
+
+import dataclasses
+import re
+
+import pytest
+
+from medvlm_cli.core.arrow import open_dataset
+from medvlm_cli.core.config import FetchConfig
+from medvlm_cli.core.errors import RemoteError
+from medvlm_cli.core.pace import Patience
+from medvlm_cli.core.schemas import ARTICLE_FIGURES
+from medvlm_cli.sources import retrieval
+from medvlm_cli.stages.fetch import fetch
+from tests.bucket import FAULTS, serving
+from tests.corpus import Article, objects_of
+
+ARTICLES = [Article(number) for number in range(1, 61)]
+
+
+@pytest.fixture
+def hasty(monkeypatch):
+    """Pauses and windows of a tenth: the faults are the same, the test is shorter."""
+
+    def patience(**settings):
+        quick = {"first_pause": 0.02, "longest_pause": 0.2, "window": 0.4, "window_bytes": 512}
+        return dataclasses.replace(Patience(**settings), **quick)
+
+    monkeypatch.setattr(retrieval, "Patience", patience)
+
+
+def rows(tmp_path, name, server):
+    (tmp_path / "ids.txt").write_text("\n".join(article.id for article in ARTICLES))
+    config = FetchConfig(pmcids=str(tmp_path / "ids.txt"), bucket=server.url, tries=10)
+    fetch("pmc", tmp_path / name, config, lambda *_: None)
+    found = open_dataset(tmp_path / name, ARTICLE_FIGURES)
+    assert list(found.rejects()) == []
+    return sorted(found.rows(), key=lambda row: row["figure_id"])
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_every_object_is_stored_whole_whatever_goes_wrong_on_the_way(tmp_path, hasty, seed):
+    with serving(objects_of(ARTICLES)) as server:
+        clean = rows(tmp_path, "clean", server)
+    with serving(objects_of(ARTICLES), faults=0.2, seed=seed) as server:
+        faulty = rows(tmp_path, "faulty", server)
+        happened = {what for _, _, what in server.log}
+    assert happened == {"ok", *FAULTS}
+    assert faulty == clean
+    assert len(clean) == 180
+    images = {key.rpartition("/")[2]: body for key, body in objects_of(ARTICLES).items() if key.endswith(".jpg")}
+    assert {row["image"]["path"].rpartition("/")[2]: row["image"]["bytes"] for row in faulty} == images
+
+
+def test_an_object_that_is_always_wrong_is_a_reject_and_the_run_goes_on(tmp_path, hasty):
+    objects = objects_of(ARTICLES)
+    objects["PMC7.1/a7-g2.jpg"] = b"<html>Sorry</html>"
+    objects["PMC8.1/PMC8.1.xml"] = objects["PMC8.1/PMC8.1.xml"].replace(b"Article", b"article")
+    objects["PMC9.1/a9-g1.jpg"] = b""
+    del objects["PMC10.1/a10-g3.jpg"]
+    (tmp_path / "ids.txt").write_text("\n".join(article.id for article in ARTICLES) + "\nPMC999\n")
+    with serving(objects) as server:
+        config = FetchConfig(pmcids=str(tmp_path / "ids.txt"), bucket=server.url, tries=3)
+        summary = fetch("pmc", tmp_path / "out", config, lambda *_: None)
+    rejects = {reject["id"]: reject["reason"] for reject in open_dataset(tmp_path / "out", ARTICLE_FIGURES).rejects()}
+    assert rejects == {
+        "PMC7/f2": "corrupt_image", "PMC8": "unreadable_article", "PMC9/f1": "corrupt_image",
+        "PMC10/f3": "missing_image", "PMC999": "unavailable",
+    }  # fmt: skip
+    assert summary["rows"] == 180 - 3 - 3
+    assert summary["retry"] == 1
+
+
+def test_metadata_whose_md5_is_wrong_is_asked_for_again(tmp_path, hasty):
+    objects = Article(1).objects()
+    described = objects["metadata/PMC1.1.json"]
+    served = iter([re.sub(rb"md5=..", b"md5=00", described)])  # as after an update in the midst of a fetch
+    (tmp_path / "ids.txt").write_text("PMC1.1")  # with its version there is no listing, which would tell an ETag
+    with serving(objects) as server:
+        find = server._find
+        server._find = lambda target: (
+            (200, next(served, described), {}) if target == "/metadata/PMC1.1.json" else find(target)
+        )
+        config = FetchConfig(pmcids=str(tmp_path / "ids.txt"), bucket=server.url, tries=2)
+        summary = fetch("pmc", tmp_path / "out", config, lambda *_: None)
+        asked = [path for _, path, _ in server.log]
+    assert (summary["rows"], summary["rejected"]) == (3, 0)
+    assert asked.count("/metadata/PMC1.1.json") == 2
+
+
+def test_a_bucket_that_refuses_ends_the_run_resumable_and_leaves_no_dataset(tmp_path, hasty):
+    (tmp_path / "ids.txt").write_text("\n".join(article.id for article in ARTICLES))
+    with serving({}) as server:
+        server._find = lambda target: (403, b"", {})
+        config = FetchConfig(pmcids=str(tmp_path / "ids.txt"), bucket=server.url, tries=2)
+        with pytest.raises(RemoteError, match="403"):
+            fetch("pmc", tmp_path / "out", config, lambda *_: None)
+        assert not (tmp_path / "out/manifest.json").exists()
+        del server._find
+        server.objects = objects_of(ARTICLES)
+        assert fetch("pmc", tmp_path / "out", config, lambda *_: None)["rows"] == 180
