@@ -66,17 +66,19 @@ class Bucket:
             while True:
                 head = await reader.readuntil(b"\r\n\r\n")
                 target = head.split(b" ", 2)[1].decode("latin-1")
-                if not await self._answer(target, writer):
+                if not await self._answer(target, reader, writer):
                     break
         except (asyncio.IncompleteReadError, asyncio.CancelledError, ConnectionError, OSError):
             pass
         finally:
             writer.close()
 
-    async def _answer(self, target, writer):
+    async def _answer(self, target, reader, writer):
         began = time.monotonic()
         if self.latency:
             await asyncio.sleep(self.latency)
+        if reader.at_eof():  # killed while it waited: no answer reaches it
+            return False
         fault = self._random.choice(self.kinds) if self._random.random() < self.faults else "ok"
         status, body, headers = self._find(target)
         entry = (began, unquote(target), fault if status == 200 else f"{status}")

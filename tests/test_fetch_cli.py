@@ -84,6 +84,15 @@ def test_no_secret_is_in_what_it_says_or_leaves(fetched):
     assert [path for path in folder.rglob("*") if path.is_file() and KEY.encode() in path.read_bytes()] == []
 
 
+def test_the_password_of_a_mirror_is_in_nothing_that_is_left(tmp_path):
+    with serving(a_bucket()) as server:
+        mirror = server.url.replace("://", f"://me:{KEY}@")
+        done = medvlm(tmp_path, mirror, "--pmcids", ids(tmp_path, 1, 404), "-vv")
+    assert done.returncode == 3, done.stderr
+    assert KEY not in done.stdout + done.stderr
+    assert [path for path in tmp_path.rglob("*") if path.is_file() and KEY.encode() in path.read_bytes()] == []
+
+
 def test_a_second_run_makes_no_request_and_changes_no_byte(fetched):
     folder, server, first = fetched
     before, asked = bytes_in(folder), len(server.log)
@@ -159,6 +168,7 @@ def test_what_changed_since_a_day_is_selected_from_the_inventory(tmp_path):
         (("--shard", "3/3"), "error: --shard 3/3: not i/N"),
         (("--engine", "dask"), "error: engine is 'dask'"),
         (("--set", "bucket=pmc-oa-opendata"), "error: bucket is 'pmc-oa-opendata'\n  fix: give an address"),
+        (("--set", "eutils=http://localhost:port"), "error: eutils is 'http://localhost:port'\n  fix: give an address"),
     ],
 )
 def test_what_makes_no_sense_is_refused_before_anybody_is_asked(tmp_path, argv, said):

@@ -7,11 +7,11 @@ A default is the paper's number where the paper gives one (tables 8 and 9 of Lla
 import dataclasses
 import difflib
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+from urllib.parse import urlsplit
 
 import yaml
 
@@ -127,7 +127,7 @@ class FetchConfig:
         _at_least(self, 1, "n", "questions", "connections", "tries", "decode_seconds")
         _at_least(self, 0, "limit", "shards")
         for name in ("bucket", "eutils"):
-            if not re.fullmatch(r"https?://[^\s/?#]+(/[^\s?#]*)?", getattr(self, name)):
+            if not _is_address(getattr(self, name)):
                 raise ConfigError(f"{name} is {getattr(self, name)!r}", "give an address such as https://host/folder")
         _one_of(self, "license", ("", "all", "commercial", "noncommercial"))
         _one_of(self, "engine", ("local", "ray"))
@@ -312,6 +312,16 @@ def find_preset(preset: str) -> Path:
     hint = difflib.get_close_matches(preset, known, 1)
     fix = f"did you mean '{hint[0]}'?" if hint else f"give a YAML file, or one of {', '.join(known)}"
     raise ConfigError(f"-c {preset}: no such preset", fix)
+
+
+def _is_address(text: str) -> bool:
+    """Whether keys may be put behind this address."""
+    try:
+        parts = urlsplit(text)
+        known = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port that is none, half an IPv6 address
+        return False
+    return known and not any(one.isspace() or one in "?#" for one in text)
 
 
 def _section(path: Path, verb: str) -> Mapping[str, Any]:

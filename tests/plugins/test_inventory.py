@@ -100,7 +100,8 @@ def test_an_md5_is_known_in_any_spelling(etag):
 @pytest.mark.parametrize(
     "key",
     ["metadata/PMC1.1.xml", "PMC1.1/PMC1.1.json", "metadata/PMC1.json", "metadata/PMCx.1.json",
-     "metadata/PMC1.99999.json", "metadata/../PMC1.1.json", "x/metadata/PMC1.1.json", "metadata/PMC1.1.json.bak", "Key", ""],
+     "metadata/PMC1.99999.json", "metadata/../PMC1.1.json", "x/metadata/PMC1.1.json",
+     "metadata/PMC1.1.json.bak", "Key", ""],
 )  # fmt: skip
 def test_rows_of_other_keys_are_passed_over(key):
     assert select(an_inventory([line(key), line("metadata/PMC7.1.json")]))[0] == {"PMC7": [(1, TAG)]}
