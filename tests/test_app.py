@@ -77,9 +77,7 @@ def test_an_error_is_an_object_with_json(tmp_path):
 def test_an_unknown_benchmark_lists_the_known_ones(tmp_path):
     done = medvlm("eval", "--bench", "phantomvqa", "--checkpoint", "x", cwd=tmp_path)
     assert done.returncode == 2
-    assert done.stderr.startswith(
-        "error: no benchmark 'phantomvqa'; there are own, pathvqa, pathvqa-hf, phantom-vqa, "
-    )
+    assert done.stderr.startswith("error: no benchmark 'phantomvqa'; there are own, pathvqa, pathvqa-hf, phantom-vqa, ")
 
 
 def test_a_dry_run_writes_nothing(tmp_path):

@@ -51,4 +51,14 @@ class LockedError(BusyError):
 
 
 INCOMPLETE = 3
-"""Exit code of a verb that finished, but rejected rows by faults that a retry may cure."""
+"""Exit code of a verb that did all it could, but met faults that a retry may cure."""
+
+
+class LaterError(MedVLMError):
+    """Some of the input could not be had just now; everything else is kept, and a rerun asks for the rest."""
+
+    exit_code = INCOMPLETE
+
+    def __init__(self, what: str, fix: str = "", count: int = 0) -> None:
+        super().__init__(what, fix)
+        self.count = count

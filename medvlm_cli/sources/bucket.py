@@ -139,7 +139,7 @@ class Bucket:
             versions = known or await self._versions(article)
             if not versions:
                 return _nothing(article, "unavailable", "the bucket has no such article", gone=True)
-            place = await self._chosen(article, versions)
+            place = await self._chosen(article, versions, known=bool(known))
             await self._verified(place, place.name, MAX_XML_BYTES, lambda: place.xml_md5)
         except GoneError as error:
             return _nothing(article, "unavailable", error.what, gone=True)
@@ -148,6 +148,11 @@ class Bucket:
         except MissError as error:
             return _nothing(article, error.reason, error.what)
         return place
+
+    async def probe(self) -> None:
+        """Ask for something that is always there, so that a bucket which answers is known from one that does not."""
+        with contextlib.suppress(FaultyError, GoneError):
+            await self._listing("metadata/", "")
 
     async def images(self, place: BucketPlace, files: list[str]) -> None:
         """Get media of a place; what cannot be had is noted in ``place.lost``."""
@@ -187,12 +192,12 @@ class Bucket:
             self._ledger.drop(key)
         place.describe(await self._stated(article, int(number), None))
 
-    async def _versions(self, article: str) -> Versions:
+    async def _versions(self, article: str, anew: bool = False) -> Versions:
         """The versions of an article, highest last.
 
         The trailing dot matters: ``PMC123`` begins ``PMC1230`` too.
         """
-        found = self._ledger.versions(article)
+        found = None if anew else self._ledger.versions(article)
         if found is None:
             keys = await self._listing(f"metadata/{article}.", "")
             matches = [(_STATED.fullmatch(key), etag) for key, etag in keys]
@@ -210,7 +215,7 @@ class Bucket:
         body, _ = await self._http.get(f"{self.base}/", limit=MAX_LIST_BYTES, params=params, check=_not_a_list)
         return [(key, etag) for key, etag in read_list(body)[0] if key.startswith(prefix)]
 
-    async def _chosen(self, article: str, versions: Versions) -> BucketPlace:
+    async def _chosen(self, article: str, versions: Versions, known: bool) -> BucketPlace:
         first: BucketPlace | None = None
         trouble: FaultyError | GoneError | None = None
         retracted = False
@@ -226,9 +231,13 @@ class Bucket:
             if place.media and not flag(stated, "is_manuscript"):
                 return place
             first = first or place
-        if first is None:
-            raise trouble or GoneError(f"{article}: no metadata")
-        return first
+        if first is not None:
+            return first
+        if isinstance(trouble, GoneError) and not known:  # the listing may have been a faulty one
+            again = await self._versions(article, anew=True)
+            if again != versions:
+                return await self._chosen(article, again, known=True)
+        raise trouble or GoneError(f"{article}: no metadata")
 
     async def _stated(self, article: str, number: int, etag: str | None) -> dict[str, Any]:
         """The metadata of one version, from ``metadata/``, else from beside the article."""

@@ -62,6 +62,7 @@ class Ledger:
         self._folder = folder
         self._objects: dict[str, Stored] = {}
         self._gone: set[str] = set()
+        self._failed: set[str] = set()
         self._versions: dict[str, Versions] = {}
         self._users: dict[Path, set[str]] = {}
         """The articles that still need each file."""
@@ -97,6 +98,8 @@ class Ledger:
             self._versions[record["of"]] = [(number, md5) for number, md5 in record["versions"]]
         elif "gone" in record:
             self._gone.add(record["gone"])
+        elif "failed" in record:
+            self._failed.add(record["of"])
         else:
             self._objects[record["key"]] = stored
 
@@ -113,9 +116,13 @@ class Ledger:
             if self._end > FILE_BYTES:
                 os.close(self._file)
                 self._open()
-            written = os.writev(self._file, (line, body)) if body else os.write(self._file, line)
-            while written < len(line) + len(body):  # a nearly full disk takes a part and refuses the rest
-                written += os.write(self._file, (line + body)[written:])
+            try:
+                written = os.writev(self._file, (line, body)) if body else os.write(self._file, line)
+                while written < len(line) + len(body):  # a nearly full disk takes a part and refuses the rest
+                    written += os.write(self._file, (line + body)[written:])
+            except OSError:
+                os.ftruncate(self._file, self._end)  # a torn record would hide those behind it
+                raise
         stored = Stored(self._path, self._end + len(line), len(body))
         self._end += len(line) + len(body)
         self._users[self._path].add(article)
@@ -147,6 +154,14 @@ class Ledger:
         """Remember that there is no such object."""
         self._gone.add(key)
         self._append(article_of(key), {"gone": key})
+
+    def has_failed(self, article: str) -> bool:
+        """Whether an earlier process could not get all of an article."""
+        return article in self._failed
+
+    def failed(self, article: str) -> None:
+        """Remember, for the next process, that something of an article could not be had."""
+        self._append(article, {"failed": True})
 
     def versions(self, article: str) -> Versions | None:
         """The versions of an article, if they were asked for before."""

@@ -18,7 +18,7 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".gif", ".bmp")
 _SOURCES_OF_IMAGES = (*SUFFIXES, ".eps", ".ai", ".svg", ".pdf", ".ps", ".wmf", ".emf")
 """Endings that an address may have and its file may not."""
 
-VERSION = re.compile(r"(PMC\d+)\.(\d+)")
+VERSION = re.compile(r"(PMC\d+)\.(\d{1,4})")
 """An article with its version, as the bucket names folders: ``PMC7096066.2``."""
 
 

@@ -17,6 +17,7 @@ from medvlm_cli.core import parts
 from medvlm_cli.core.arrow import Harvest, Reject
 from medvlm_cli.core.config import FetchConfig
 from medvlm_cli.core.crew import Crew, WorkerDiedError
+from medvlm_cli.core.errors import LaterError
 from medvlm_cli.core.hosts import shown
 from medvlm_cli.core.http import CircuitOpenError, Http
 from medvlm_cli.core.pace import Patience
@@ -27,6 +28,9 @@ from medvlm_cli.sources.reading import Reading
 
 AHEAD = 4
 """Articles under way for each connection: enough that one which waits for a slow answer leaves no connection idle."""
+
+
+_LATER = "run the same command again: it asks for these alone, and gives them up if they fail a second time"
 
 
 class Retrieval:
@@ -64,12 +68,15 @@ class Retrieval:
         self._crew = crew
         part = parts.name(*parts.parse(config.shard)) if config.shard else "whole"
         self._ledger = Ledger(Path(config.cache) / "ledger" / part, self._keys)
-        self._finished: dict[str, Future[Harvest]] = {key: Future() for key in self._keys}
+        self._finished: dict[str, Future[Harvest | None]] = {key: Future() for key in self._keys}
+        self._committed: list[str] = []
         self._loop = asyncio.new_event_loop()
         self._room = asyncio.Semaphore(AHEAD * config.connections)
         self._task: asyncio.Task | None = None
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._http: Http | None = None
+        self._said = ""
+        """What was said of the last object that could not be had."""
 
     def __enter__(self) -> "Retrieval":
         if self._keys:
@@ -84,30 +91,41 @@ class Retrieval:
                 self._loop.call_soon_threadsafe(self._stop)
             self._thread.join()
         self._loop.close()
+        self._ledger.release(self._committed)
         self._ledger.close()
 
     def harvests(self, keys: Sequence[str]) -> Iterator[Harvest]:
         """What each of the next keys gave.
 
         Raises:
+            LaterError: after all others, where something could not be had that another run may get; a second run in
+                which it cannot be had either makes a reject of it.
             CircuitOpenError: the bucket refuses, or has not answered well for a while, or never.
             ResourceError: the disk refuses.
         """
+        postponed = []
         for key in keys:
             harvest = self._finished[key].result()  # in the list while it is waited for, so that a failure reaches it
             del self._finished[key]
             with contextlib.suppress(RuntimeError):  # all is done, and the loop closed
                 self._loop.call_soon_threadsafe(self._room.release)
-            yield harvest
+            if harvest is None:
+                postponed.append(key)
+            else:
+                yield harvest
         if self._http is not None and self._http.requests and not self._http.answers:
             # nothing of this is to be written down as what became of the articles
-            said = next((reject.message for reject in harvest.rejects), "") if keys else ""
-            what = f"{shown(self._config.bucket)} did not answer one of {self._http.requests:,} requests ({said})"
+            what = f"{shown(self._config.bucket)} did not answer one of {self._http.requests:,} requests ({self._said})"
             raise CircuitOpenError(what, "try later with the same command; or give another address with --set bucket=")
+        if postponed:
+            what = f"of {len(postponed):,} articles something could not be had just now ({self._said})"
+            raise LaterError(what, _LATER, len(postponed))
 
     def forget(self, keys: Sequence[str]) -> None:
         """Remove what is cached of articles whose rows are committed."""
-        self._ledger.release(keys)
+        self._committed += keys
+        with contextlib.suppress(RuntimeError):  # all is done, and the loop closed; ``__exit__`` does it
+            self._loop.call_soon_threadsafe(self._ledger.release, list(keys))  # the ledger is that thread's
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
@@ -126,10 +144,12 @@ class Retrieval:
         if self._task is not None:
             self._task.cancel()
 
-    async def _all(self, promises: dict[str, Future[Harvest]]) -> None:
+    async def _all(self, promises: dict[str, Future[Harvest | None]]) -> None:
         tries = self._config.tries
         async with Http(self._config.connections, Patience(tries=tries, outage=4.0 * (tries - 1))) as self._http:
             bucket = Bucket(self._config.bucket, self._http, self._ledger)
+            if any(self._ledger.has_failed(key) for key in promises):  # is it they that fail, or the bucket?
+                await bucket.probe()
             async with asyncio.TaskGroup() as group:
                 for key, promise in promises.items():
                     await self._room.acquire()
@@ -138,9 +158,17 @@ class Retrieval:
                         continue
                     group.create_task(self._one(bucket, key, promise))
 
-    async def _one(self, bucket: Bucket, key: str, promise: Future[Harvest]) -> None:
+    async def _one(self, bucket: Bucket, key: str, promise: Future[Harvest | None]) -> None:
         place = await bucket.place(key, self._known.get(key, []))
-        promise.set_result(await self._harvest(bucket, key, place))
+        harvest = await self._harvest(bucket, key, place)
+        said = next((what for reason, what in place.lost.values() if reason == "unavailable"), "")
+        if said and not place.gone:
+            self._said = said
+            if not self._ledger.has_failed(key):
+                self._ledger.failed(key)
+                promise.set_result(None)
+                return
+        promise.set_result(harvest)
 
     async def _harvest(self, bucket: Bucket, key: str, place: BucketPlace) -> Harvest:
         """Read, get the images that are wanted, decode."""

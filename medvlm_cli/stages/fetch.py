@@ -19,7 +19,7 @@ from medvlm_cli.core.attribution import attribution
 from medvlm_cli.core.commit import write_text
 from medvlm_cli.core.config import FetchConfig, as_dict
 from medvlm_cli.core.crew import Crew, WorkerDiedError
-from medvlm_cli.core.errors import BusyError, DataError
+from medvlm_cli.core.errors import BusyError, DataError, LaterError
 from medvlm_cli.core.plugins import resolve
 from medvlm_cli.core.record import MANIFEST, RUN
 from medvlm_cli.core.report import write_report
@@ -88,6 +88,7 @@ def fetch(source: str, out: Path, config: FetchConfig, tell: Tell) -> dict[str, 
     Raises:
         ConfigError: there is no such source, or the settings make no sense.
         DataError: the source is not there, or not one record became a row.
+        LaterError: some of it could not be had just now; the dataset is finished by the same call, later.
         RemoteError: the other party refuses, or does not answer.
         BusyError: ``out`` is locked, or holds another run.
     """
@@ -168,6 +169,7 @@ def _work(writer: Writer, keys: Sequence[str], module: ModuleType, config: Fetch
     todo = list(writer.todo())
     order = [key for _, part in todo for key in part]
     done = len(keys) - len(order)
+    later: list[LaterError] = []
     tell("fetch", done, len(keys))
 
     def told(harvests: Iterator[Harvest]) -> Iterator[Harvest]:
@@ -181,8 +183,14 @@ def _work(writer: Writer, keys: Sequence[str], module: ModuleType, config: Fetch
         supply = module.retrieval(order, config, crew) if hasattr(module, "retrieval") else None
         with supply or _Local(module, config, crew) as opened:
             for shard, part in todo:
-                writer.commit(shard, told(opened.harvests(part)))
-                opened.forget(part)
+                try:
+                    writer.commit(shard, told(opened.harvests(part)))
+                except LaterError as error:  # the other shards first; this one stays to be done
+                    later.append(error)
+                else:
+                    opened.forget(part)
+    if later:
+        raise LaterError(later[-1].what, later[-1].fix, sum(error.count for error in later))
 
 
 class _Local(AbstractContextManager):

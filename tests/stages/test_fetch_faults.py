@@ -7,7 +7,7 @@ import pytest
 
 from medvlm_cli.core.arrow import open_dataset
 from medvlm_cli.core.config import FetchConfig
-from medvlm_cli.core.errors import RemoteError
+from medvlm_cli.core.errors import LaterError, RemoteError
 from medvlm_cli.core.pace import Patience
 from medvlm_cli.core.schemas import ARTICLE_FIGURES
 from medvlm_cli.sources import retrieval
@@ -99,3 +99,51 @@ def test_a_bucket_that_refuses_ends_the_run_resumable_and_leaves_no_dataset(tmp_
         del server._find
         server.objects = objects_of(ARTICLES)
         assert fetch("pmc", tmp_path / "out", config, lambda *_: None)["rows"] == 180
+
+
+def without(server, *parts):
+    """Fail whatever request has one of these in its path."""
+    find = server._find
+    server._find = lambda target: (503, b"", {}) if any(part in target for part in parts) else find(target)
+
+
+@pytest.mark.parametrize("part", ["a7-g2.jpg", "PMC7.1.xml", "metadata/PMC7.1.json", "prefix=metadata/PMC7."])
+def test_what_fails_just_now_is_asked_for_again_by_the_next_run_and_nothing_else_is(tmp_path, hasty, part):
+    (tmp_path / "ids.txt").write_text("\n".join(article.id for article in ARTICLES))
+    with serving(objects_of(ARTICLES)) as server:
+        without(server, part)
+        config = FetchConfig(pmcids=str(tmp_path / "ids.txt"), bucket=server.url, tries=2)
+        with pytest.raises(LaterError, match="of 1 articles something could not be had just now") as caught:
+            fetch("pmc", tmp_path / "out", config, lambda *_: None)
+        assert caught.value.exit_code == 3
+        assert not (tmp_path / "out/manifest.json").exists()
+        had = set(server.asked())
+        del server._find
+        server.log.clear()
+        assert fetch("pmc", tmp_path / "out", config, lambda *_: None)["rows"] == 180
+    assert had.isdisjoint(server.asked())
+
+
+def test_what_fails_in_a_second_run_too_is_given_up(tmp_path, hasty):
+    (tmp_path / "ids.txt").write_text("\n".join(article.id for article in ARTICLES))
+    with serving(objects_of(ARTICLES)) as server:
+        without(server, "a7-g2.jpg")
+        config = FetchConfig(pmcids=str(tmp_path / "ids.txt"), bucket=server.url, tries=2)
+        with pytest.raises(LaterError):
+            fetch("pmc", tmp_path / "out", config, lambda *_: None)
+        summary = fetch("pmc", tmp_path / "out", config, lambda *_: None)
+    assert (summary["rows"], summary["reasons"], summary["retry"]) == (179, {"unavailable": 1}, 1)
+    assert not list((tmp_path / ".out.state/ledger").rglob("*.log"))
+
+
+def test_a_listing_with_a_flipped_version_is_asked_for_again(tmp_path, hasty):
+    (tmp_path / "ids.txt").write_text("PMC1")
+    with serving(Article(1).objects()) as server:
+        listing = server._list
+        wrong = iter([True])
+        server._list = lambda query: listing(query).replace(
+            b"PMC1.1.", b"PMC1.3." if next(wrong, False) else b"PMC1.1."
+        )
+        config = FetchConfig(pmcids=str(tmp_path / "ids.txt"), bucket=server.url, tries=2)
+        summary = fetch("pmc", tmp_path / "out", config, lambda *_: None)
+    assert (summary["rows"], summary["rejected"]) == (3, 0)
