@@ -60,7 +60,7 @@ class FolderPlace:
         stated: dict[str, Any] = {}
         for path in (beside, self.root / "metadata" / beside.name):
             if path.is_file():
-                stated = as_metadata(read_inside(self.root, path), str(path))
+                stated = as_metadata(read_inside(self.root, path), f"{self.root.name}/{path.relative_to(self.root)}")
                 break
         return stated | {"is_retracted": True} if self.retracted else stated
 

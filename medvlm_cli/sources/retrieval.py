@@ -1,8 +1,8 @@
 """Many articles out of the bucket at once, handed over in order: network, processors and disk all kept busy.
 
 A thread of its own runs the event loop.  Each article goes through four steps: its XML is fetched, a worker reads it,
-the images that it wants are fetched, a worker decodes them.  Articles overlap; only ``AHEAD`` of them may be finished
-and not yet taken, because a harvest holds its images.
+the images that it wants are fetched, a worker decodes them.  Articles overlap.  One that is slow holds up those behind
+it in the order, but not the network: they are finished and wait, as long as their images fit into ``HELD_BYTES``.
 """
 
 import asyncio
@@ -27,7 +27,8 @@ from medvlm_cli.sources.ledger import Ledger, Versions
 from medvlm_cli.sources.reading import Reading
 
 AHEAD = 4
-"""Articles under way for each connection: enough that one which waits for a slow answer leaves no connection idle."""
+"""Articles under way for each connection: enough that those which wait for a slow answer leave no connection idle."""
+HELD_BYTES = 512 << 20
 
 
 _LATER = "run the same command again: it asks for these alone, and gives them up if they fail a second time"
@@ -71,7 +72,10 @@ class Retrieval:
         self._finished: dict[str, Future[Harvest | None]] = {key: Future() for key in self._keys}
         self._committed: list[str] = []
         self._loop = asyncio.new_event_loop()
-        self._room = asyncio.Semaphore(AHEAD * config.connections)
+        self._under_way = 0
+        self._held = 0
+        """Bytes of images that are finished and not taken."""
+        self._change = asyncio.Event()
         self._task: asyncio.Task | None = None
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._http: Http | None = None
@@ -108,7 +112,7 @@ class Retrieval:
             harvest = self._finished[key].result()  # in the list while it is waited for, so that a failure reaches it
             del self._finished[key]
             with contextlib.suppress(RuntimeError):  # all is done, and the loop closed
-                self._loop.call_soon_threadsafe(self._room.release)
+                self._loop.call_soon_threadsafe(self._hold, -_size(harvest))
             if harvest is None:
                 postponed.append(key)
             else:
@@ -152,22 +156,34 @@ class Retrieval:
                 await bucket.probe()
             async with asyncio.TaskGroup() as group:
                 for key, promise in promises.items():
-                    await self._room.acquire()
+                    await self._may_begin()
                     if key in self._ready:
                         promise.set_result(self._ready[key])
                         continue
+                    self._under_way += 1
                     group.create_task(self._one(bucket, key, promise))
+
+    async def _may_begin(self) -> None:
+        while self._under_way >= AHEAD * self._config.connections or self._held > HELD_BYTES:
+            self._change.clear()
+            await self._change.wait()
+
+    def _hold(self, size: int) -> None:
+        """So many bytes more are finished and not taken; by the loop's thread."""
+        self._held += size
+        self._change.set()
 
     async def _one(self, bucket: Bucket, key: str, promise: Future[Harvest | None]) -> None:
         place = await bucket.place(key, self._known.get(key, []))
-        harvest = await self._harvest(bucket, key, place)
+        harvest: Harvest | None = await self._harvest(bucket, key, place)
+        self._under_way -= 1
         said = next((what for reason, what in place.lost.values() if reason == "unavailable"), "")
         if said and not place.gone:
             self._said = said
             if not self._ledger.has_failed(key):
                 self._ledger.failed(key)
-                promise.set_result(None)
-                return
+                harvest = None
+        self._hold(_size(harvest))
         promise.set_result(harvest)
 
     async def _harvest(self, bucket: Bucket, key: str, place: BucketPlace) -> Harvest:
@@ -179,3 +195,8 @@ class Retrieval:
             return await asyncio.wrap_future(self._crew.submit(reading.finish, found, place, self._config))
         except WorkerDiedError:
             return self._died(key, f"{place.name}: reading it killed its process twice")
+
+
+def _size(harvest: Harvest | None) -> int:
+    """Bytes of the images of a harvest."""
+    return sum(len(row["image"]["bytes"]) for row in harvest.rows) if harvest is not None else 0

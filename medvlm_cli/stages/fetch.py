@@ -113,6 +113,8 @@ def fetch(source: str, out: Path, config: FetchConfig, tell: Tell) -> dict[str, 
     with Writer(out, schema, stage="fetch", config=settings, keys=keys, inputs=inputs) as writer:
         if not writer.done:
             _work(writer, keys, module, config, tell)
+    if count and name_of(schema) == name_of(FIGURES) and parts.are_finished(out.parent, MANIFEST):
+        _pages(open_dataset(out.parent, schema), getattr(module, "REASONS", {}))  # the last part to finish makes them
     return _finished(source, module, out, schema, config)
 
 
