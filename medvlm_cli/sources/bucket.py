@@ -5,7 +5,7 @@ that counts, its XML, and of the images only those that a figure wants which may
 metadata has its MD5 in the metadata, and nothing is kept that does not have it; ETags are hints only, because that of
 an object uploaded in parts is no MD5.
 
-Layout: README.txt of the bucket, 2026; see also github.com/ncbi/pmc-cloud-service documentation pages of PMC.
+Source: README.txt of the bucket, 2026.
 """
 
 import asyncio
@@ -212,7 +212,7 @@ class Bucket:
     async def _listing(self, prefix: str, delimiter: str) -> list[tuple[str, str | None]]:
         """Keys below a prefix with their ETags, or with a delimiter the folders; one page is enough for an article."""
         params = {"list-type": "2", "prefix": prefix} | ({"delimiter": delimiter} if delimiter else {})
-        body, _ = await self._http.get(f"{self.base}/", limit=MAX_LIST_BYTES, params=params, check=_not_a_list)
+        body, _ = await self._http.get(f"{self.base}/", limit=MAX_LIST_BYTES, params=params, check=not_a_list)
         return [(key, etag) for key, etag in read_list(body)[0] if key.startswith(prefix)]
 
     async def _chosen(self, article: str, versions: Versions, known: bool) -> BucketPlace:
@@ -337,7 +337,8 @@ def _not_about(body: bytes, article: str, number: int) -> str | None:
     return None
 
 
-def _not_a_list(body: bytes) -> str | None:
+def not_a_list(body: bytes) -> str | None:
+    """Why a body is no listing; None where it is."""
     try:
         read_list(body)
     except ValueError as error:

@@ -8,10 +8,7 @@ Grey values go the way of PS3.3 C.11: modality LUT or rescale, then the window a
 else its VOI LUT; else the range of its pixels without the padding.  MONOCHROME1 is inverted.
 """
 
-import contextlib
 import hashlib
-import logging
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,7 +20,7 @@ from medvlm_cli.core.images import MAX_PIXELS
 from medvlm_cli.sources.codestreams import DECODER_DEPENDENCIES, RLE, decode_frame
 from medvlm_cli.sources.dicom_grey import Grey, colour
 from medvlm_cli.sources.greyscale import png, range_window
-from medvlm_cli.sources.scans import Choice, Picture, ScanError, need
+from medvlm_cli.sources.scans import Choice, Picture, ScanError, need, own_words
 from medvlm_cli.sources.slides import Level, shown
 
 TECHNICAL = (
@@ -84,7 +81,7 @@ def read_dicom(path: Path, choice: Choice) -> list[Picture]:
         ScanError: there is no picture, none that may be used, or not the one asked for.
     """
     need("pydicom", "DICOM")
-    with _own_words(), path.open("rb") as file:
+    with own_words("pydicom", "DICOM file"), path.open("rb") as file:
         scan = _opened(file, path)
         if "TotalPixelMatrixColumns" in scan.tags:
             return [_of_slide(scan, choice)]
@@ -93,26 +90,6 @@ def read_dicom(path: Path, choice: Choice) -> list[Picture]:
             raise ScanError("image_too_big", f"{len(indices)} frames are too many pixels to take at once: name one")
         pairs = zip(indices, scan.pixels(indices), strict=True)
         return [_of_frame(scan, index, stored, choice) for index, stored in pairs]
-
-
-@contextlib.contextmanager
-def _own_words() -> Iterator[None]:
-    """Whatever a library says of a file stays unsaid: it quotes values, and a value may be a name.
-
-    Raises:
-        ScanError: instead of anything else.
-    """
-    logging.getLogger("pydicom").setLevel(logging.CRITICAL + 1)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    except ScanError:
-        raise
-    except MemoryError:
-        raise ScanError("image_too_big", "not enough memory for the DICOM file") from None
-    except Exception:  # pydicom and its decoders raise whatever their arithmetic raises
-        raise ScanError("corrupt_image", "the DICOM file is damaged, or not DICOM") from None
 
 
 def _opened(file: BinaryIO, path: Path) -> _Scan:

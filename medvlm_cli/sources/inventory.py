@@ -24,7 +24,7 @@ import pyarrow.csv
 from medvlm_cli.core.errors import ConfigError, RemoteError
 from medvlm_cli.core.hosts import shown
 from medvlm_cli.core.http import Http, md5_is
-from medvlm_cli.sources.bucket import MAX_LIST_BYTES, read_list
+from medvlm_cli.sources.bucket import MAX_LIST_BYTES, not_a_list, read_list
 from medvlm_cli.sources.ledger import Versions
 
 FOLDER = "inventory-reports/pmc-oa-opendata/metadata/"
@@ -118,19 +118,11 @@ def moment(since: str) -> datetime.datetime | None:
 
 async def _newest(base: str, http: Http) -> str:
     params = {"list-type": "2", "prefix": FOLDER, "delimiter": "/"}
-    body, _ = await http.get(f"{base}/", limit=MAX_LIST_BYTES, params=params, check=_not_a_list)
+    body, _ = await http.get(f"{base}/", limit=MAX_LIST_BYTES, params=params, check=not_a_list)
     days = [match[1] for key, _ in read_list(body)[0] if (match := _DAY.fullmatch(key))]
     if not days:
         raise RemoteError(f"{shown(base)}/{FOLDER} holds no inventory", "select with --query or --pmcids")
     return max(days)
-
-
-def _not_a_list(body: bytes) -> str | None:
-    try:
-        read_list(body)
-    except ValueError as error:
-        return str(error)
-    return None
 
 
 def _not_json(body: bytes) -> str | None:

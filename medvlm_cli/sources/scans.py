@@ -3,8 +3,12 @@
 A message of a ``ScanError`` never quotes a file or its name: both may hold words about a patient.
 """
 
+import contextlib
 import importlib
+import logging
 import stat
+import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -37,6 +41,30 @@ class ScanError(DataError):
     def __init__(self, reason: str, what: str) -> None:
         super().__init__(what)
         self.reason = reason
+
+
+@contextlib.contextmanager
+def own_words(library: str, kind: str) -> Iterator[None]:
+    """Whatever a library says of a file stays unsaid: it quotes values, and a value may be a name.  Ours stand in.
+
+    Args:
+        library: whose log is silenced.
+        kind: what the file is meant to be, ``slide``.
+
+    Raises:
+        ScanError: instead of anything else.
+    """
+    logging.getLogger(library).setLevel(logging.CRITICAL + 1)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except ScanError:
+        raise
+    except MemoryError:
+        raise ScanError("image_too_big", f"not enough memory for the {kind}") from None
+    except Exception:  # the libraries and their decoders raise whatever their arithmetic raises
+        raise ScanError("corrupt_image", f"the {kind} is damaged, or not one that can be read") from None
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,10 +7,7 @@ never enlarged.  With ``level`` (0 is the largest), the pixels of that level as 
 pixels of level 0.  The label and the overview of the glass, which name the patient, are never read.
 """
 
-import contextlib
-import logging
 import re
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +19,7 @@ from PIL import Image
 from medvlm_cli.core.images import MAX_PIXELS
 from medvlm_cli.sources.codestreams import stated_size
 from medvlm_cli.sources.greyscale import png
-from medvlm_cli.sources.scans import Choice, Picture, Region, ScanError, need
+from medvlm_cli.sources.scans import Choice, Picture, Region, ScanError, need, own_words
 
 MAX_TILE_PIXELS = 16 << 20
 """Largest tile, or strip, that is decoded."""
@@ -56,7 +53,7 @@ def read_slide(path: Path, choice: Choice) -> list[Picture]:
     Raises:
         ScanError: not a slide that can be read, damaged, or without the region asked for.
     """
-    with _own_words():
+    with own_words("tifffile", "slide"):
         tifffile = need("tifffile", "a whole-slide image")
         need("imagecodecs", "a whole-slide image")
         with tifffile.TiffFile(path) as file:
@@ -73,7 +70,7 @@ def is_slide(path: Path, choice: Choice) -> bool:
     False for what cannot be read, and where the extra ``medical`` is not installed: then it is tried as a picture.
     """
     try:
-        with _own_words(), need("tifffile", "a TIFF file").TiffFile(path) as file:
+        with own_words("tifffile", "slide"), need("tifffile", "a TIFF file").TiffFile(path) as file:
             pages = _pages(file)
             large = bool(pages) and pages[0].imagewidth * pages[0].imagelength > MAX_PIXELS
             tiled = bool(pages) and pages[0].is_tiled
@@ -279,23 +276,3 @@ def _segment(page: Any, index: int) -> np.ndarray | None:
         raise ScanError("image_too_big", "a tile claims more pixels than a tile of this slide has")
     data, _, _ = decode(stored, index, **tables)
     return None if data is None else np.asarray(data).reshape(data.shape[-3:])
-
-
-@contextlib.contextmanager
-def _own_words() -> Iterator[None]:
-    """A library's words quote the file, whose tags hold names and dates; ours stand in for them.
-
-    Raises:
-        ScanError: instead of anything else.
-    """
-    logging.getLogger("tifffile").setLevel(logging.CRITICAL + 1)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    except ScanError:
-        raise
-    except MemoryError:
-        raise ScanError("image_too_big", "not enough memory for the slide") from None
-    except Exception:  # tifffile and its codecs raise whatever their arithmetic raises
-        raise ScanError("corrupt_image", "the slide is damaged, or not a slide that can be read") from None

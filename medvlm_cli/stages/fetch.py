@@ -1,5 +1,6 @@
 """``fetch``: an outside party's figures, questions or conversations become an Arrow dataset."""
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -114,7 +115,8 @@ def fetch(source: str, out: Path, config: FetchConfig, tell: Tell) -> dict[str, 
         if not writer.done:
             _work(writer, keys, module, config, tell)
     if count and name_of(schema) == name_of(FIGURES) and parts.are_finished(out.parent, MANIFEST):
-        _pages(open_dataset(out.parent, schema), getattr(module, "REASONS", {}))  # the last part to finish makes them
+        with contextlib.suppress(DataError):  # parts of two runs; whoever reads them is told
+            _pages(open_dataset(out.parent, schema), getattr(module, "REASONS", {}))  # by the last part to finish
     return _finished(source, module, out, schema, config)
 
 

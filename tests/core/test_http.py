@@ -50,7 +50,7 @@ class Scripted(Bucket):
         self.script = itertools.chain(script, itertools.repeat("ok"))
         self.times = []
 
-    async def _answer(self, target, writer):
+    async def _answer(self, target, reader, writer):
         self.times.append(time.monotonic())
         step = next(self.script)
         if isinstance(step, str):

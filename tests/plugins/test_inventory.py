@@ -219,7 +219,7 @@ def test_metadata_that_changed_after_the_inventory_is_believed_once_it_comes_twi
         config = FetchConfig(bucket=server.url, inventory=True, tries=2)
         fetch("pmc", tmp_path / "out", config, quiet)
     assert open_dataset(tmp_path / "out", ARTICLE_FIGURES).ids == ["PMC1/f1"]
-    assert server.asked("metadata/PMC1.1.json") == ["metadata/PMC1.1.json"] * 3
+    assert server.asked("metadata/PMC1.1.json") == ["metadata/PMC1.1.json"] * 2
 
 
 @pytest.mark.parametrize("copies", [True, False])
