@@ -69,7 +69,10 @@ class Retrieval:
         self._crew = crew
         part = parts.name(*parts.parse(config.shard)) if config.shard else "whole"
         self._ledger = Ledger(Path(config.cache) / "ledger" / part, self._keys)
-        self._finished: dict[str, Future[Harvest | None]] = {key: Future() for key in self._keys}
+        self._promises: dict[str, Future[Harvest | None]] = {}
+        """Of articles begun or waited for; of millions, only a few at a time."""
+        self._lock = threading.Lock()
+        self._failure: BaseException | None = None
         self._committed: list[str] = []
         self._loop = asyncio.new_event_loop()
         self._under_way = 0
@@ -109,8 +112,9 @@ class Retrieval:
         """
         postponed = []
         for key in keys:
-            harvest = self._finished[key].result()  # in the list while it is waited for, so that a failure reaches it
-            del self._finished[key]
+            harvest = self._promise(key).result()
+            with self._lock:
+                del self._promises[key]
             with contextlib.suppress(RuntimeError):  # all is done, and the loop closed
                 self._loop.call_soon_threadsafe(self._hold, -_size(harvest))
             if harvest is None:
@@ -125,6 +129,11 @@ class Retrieval:
             what = f"of {len(postponed):,} articles something could not be had just now ({self._said})"
             raise LaterError(what, _LATER, len(postponed))
 
+    def spent(self) -> dict[str, int]:
+        """Requests, bytes of bodies and tries that were repeated, so far."""
+        http = self._http
+        return {"requests": http.requests, "bytes": http.bytes, "retries": http.retries} if http is not None else {}
+
     def forget(self, keys: Sequence[str]) -> None:
         """Remove what is cached of articles whose rows are committed."""
         self._committed += keys
@@ -133,35 +142,45 @@ class Retrieval:
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
-        self._task = self._loop.create_task(self._all(dict(self._finished)))
+        self._task = self._loop.create_task(self._all())
         try:
             self._loop.run_until_complete(self._task)
         except BaseException as error:
             first = error
             while isinstance(first, BaseExceptionGroup):
                 first = first.exceptions[0]
-            for future in list(self._finished.values()):
-                if not future.done():
-                    future.set_exception(first)
+            with self._lock:
+                self._failure = first
+                for promise in self._promises.values():
+                    if not promise.done():
+                        promise.set_exception(first)
 
     def _stop(self) -> None:
         if self._task is not None:
             self._task.cancel()
 
-    async def _all(self, promises: dict[str, Future[Harvest | None]]) -> None:
+    def _promise(self, key: str) -> Future[Harvest | None]:
+        """Of an article, whether it is asked for before or after it is begun; either thread may call."""
+        with self._lock:
+            promise = self._promises.setdefault(key, Future())
+            if self._failure is not None and not promise.done():
+                promise.set_exception(self._failure)
+            return promise
+
+    async def _all(self) -> None:
         tries = self._config.tries
         async with Http(self._config.connections, Patience(tries=tries, outage=4.0 * (tries - 1))) as self._http:
             bucket = Bucket(self._config.bucket, self._http, self._ledger)
-            if any(self._ledger.has_failed(key) for key in promises):  # is it they that fail, or the bucket?
+            if any(self._ledger.has_failed(key) for key in self._keys):  # is it they that fail, or the bucket?
                 await bucket.probe()
             async with asyncio.TaskGroup() as group:
-                for key, promise in promises.items():
+                for key in self._keys:
                     await self._may_begin()
                     if key in self._ready:
-                        promise.set_result(self._ready[key])
+                        self._promise(key).set_result(self._ready[key])
                         continue
                     self._under_way += 1
-                    group.create_task(self._one(bucket, key, promise))
+                    group.create_task(self._one(bucket, key))
 
     async def _may_begin(self) -> None:
         while self._under_way >= AHEAD * self._config.connections or self._held > HELD_BYTES:
@@ -173,7 +192,7 @@ class Retrieval:
         self._held += size
         self._change.set()
 
-    async def _one(self, bucket: Bucket, key: str, promise: Future[Harvest | None]) -> None:
+    async def _one(self, bucket: Bucket, key: str) -> None:
         place = await bucket.place(key, self._known.get(key, []))
         harvest: Harvest | None = await self._harvest(bucket, key, place)
         self._under_way -= 1
@@ -184,7 +203,7 @@ class Retrieval:
                 self._ledger.failed(key)
                 harvest = None
         self._hold(_size(harvest))
-        promise.set_result(harvest)
+        self._promise(key).set_result(harvest)
 
     async def _harvest(self, bucket: Bucket, key: str, place: BucketPlace) -> Harvest:
         """Read, get the images that are wanted, decode."""

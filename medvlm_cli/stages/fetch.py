@@ -22,7 +22,7 @@ from medvlm_cli.core.config import FetchConfig, as_dict
 from medvlm_cli.core.crew import Crew, WorkerDiedError
 from medvlm_cli.core.errors import BusyError, DataError, LaterError
 from medvlm_cli.core.plugins import resolve
-from medvlm_cli.core.record import MANIFEST, RUN
+from medvlm_cli.core.record import MANIFEST, RUN, read_json
 from medvlm_cli.core.report import write_report
 from medvlm_cli.core.schemas import FIGURES, QUESTIONS, name_of
 from medvlm_cli.core.summary import tables
@@ -41,6 +41,9 @@ class Supply(Protocol):
 
     def harvests(self, keys: Sequence[str]) -> Iterator[Harvest]:
         """Those of the next keys."""
+
+    def spent(self) -> dict[str, int]:
+        """What it cost so far, for ``run.json``."""
 
     def forget(self, keys: Sequence[str]) -> None:
         """Their rows are committed."""
@@ -174,21 +177,24 @@ def _work(writer: Writer, keys: Sequence[str], module: ModuleType, config: Fetch
     order = [key for _, part in todo for key in part]
     done = len(keys) - len(order)
     later: list[LaterError] = []
+    before = writer.extra.get("network", {})
     tell("fetch", done, len(keys))
 
-    def told(harvests: Iterator[Harvest]) -> Iterator[Harvest]:
+    def told(supply: Supply, part: Sequence[str]) -> Iterator[Harvest]:
         nonlocal done
-        for harvest in harvests:
+        for harvest in supply.harvests(part):
             yield harvest
             done += 1
             tell("fetch", done, len(keys))
+        spent = {name: before.get(name, 0) + amount for name, amount in supply.spent().items()}
+        writer.extra |= {"network": spent} if spent else {}
 
     with Crew(1 if config.engine == "ray" else None) as crew:  # a task of Ray has one processor
         supply = module.retrieval(order, config, crew) if hasattr(module, "retrieval") else None
         with supply or _Local(module, config, crew) as opened:
             for shard, part in todo:
                 try:
-                    writer.commit(shard, told(opened.harvests(part)))
+                    writer.commit(shard, told(opened, part))
                 except LaterError as error:  # the other shards first; this one stays to be done
                     later.append(error)
                 else:
@@ -218,6 +224,10 @@ class _Local(AbstractContextManager):
                 what = f"{key}: reading it killed its process twice"
                 yield Harvest(1, [], [Reject(key, "corrupt_image", what)])
 
+    def spent(self) -> dict[str, int]:
+        """Nothing that counts."""
+        return {}
+
     def forget(self, keys: Sequence[str]) -> None:
         """Nothing is held."""
 
@@ -229,6 +239,8 @@ def _finished(source: str, module: ModuleType, out: Path, schema: pa.Schema, con
     summary: dict[str, Any] = {"verb": "fetch", "source": source, "out": str(out), "rows": len(dataset)}
     summary |= {"rejected": len(rejects), "reasons": _histogram(reject["reason"] for reject in rejects)}
     summary["rejects"] = [f"{reject['reason']}: {reject['message']}" for reject in rejects[:20]]
+    if network := (read_json(out / RUN) or {}).get("network"):
+        summary["network"] = network
     mendable = module.mendable(config) if hasattr(module, "mendable") else MENDABLE
     summary["retry"] = sum(reject["reason"] in mendable for reject in rejects)
     if not len(dataset) and not config.shard:
