@@ -102,7 +102,9 @@ ARTICLE_FIGURES = _with(
     pa.field("source_key", pa.string()),  # "PMC7096066.2/fig2.jpg"
     pa.field("source_md5", pa.string()),  # hex, of the object under that key
     pa.field("n_panels_caption", pa.int32()),  # what the caption tells apart by letters
-    pa.field("n_panels_image", pa.int32()),  # what gutters tell apart
+    pa.field("n_panels_image", pa.int32()),  # what gutters tell apart, in all of its images
+    pa.field("more_images", pa.list_(IMAGE)),  # of a figure with several graphics, those after the first
+    pa.field("lost_images", pa.list_(pa.string())),  # why others of them are not here
     pa.field("in_subarticle", pa.bool_()),  # in a decision letter, a reply ...
 )
 

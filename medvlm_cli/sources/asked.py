@@ -65,12 +65,12 @@ def read(key: str, place: BucketPlace, config: FetchConfig, asked: Asked, source
     whole = reading.read(key, place, config) if found else Reading(key)
     units: list[Unit] = []
     for name, ids in found.items():
-        unit = next((unit for unit in whole.units if name in unit.files), None)
+        unit = next((unit for unit in whole.units if any(name in files for files in unit.images)), None)
         for id_ in ids:
             if unit is None:
                 reason, why = whole.refusal or ("missing_caption", f"no figure of {place.article} shows '{name}'")
                 rejects.append(Reject(id_, reason, clean(why), name))
                 continue
             columns = unit.columns | {"source": source}
-            units.append(replace(unit, id=id_, files=[name], columns=columns))
+            units.append(replace(unit, id=id_, images=[[name]], misses=[], columns=columns))
     return Reading(key, units, rejects=rejects)

@@ -1,7 +1,7 @@
 """Articles of PubMed Central, from its bucket, and JATS articles of any publisher, from local folders and packages.
 
-``found`` counts images: every ``fig`` element counts once, one with several images once for each of them, so that each
-``fig`` becomes at least one row or reject; an article that cannot be read counts once.
+``found`` counts ``fig`` elements, each of which becomes one row or one reject, its further images beside the first; an
+article that cannot be read counts once.
 """
 
 import functools

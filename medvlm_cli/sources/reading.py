@@ -1,7 +1,7 @@
 """An article becomes rows of figures/1 and rejects, in two steps: what it says, then what its images are.
 
 ``read`` needs the XML and the metadata only and says which images are wanted, so that whoever fetches over a network
-fetches no other; ``finish`` decodes those.  Every ``fig`` element is at least one row or reject.
+fetches no other; ``finish`` decodes those.  Every ``fig`` element is one row or one reject.
 """
 
 import hashlib
@@ -33,15 +33,17 @@ Refusal = tuple[str, str]
 
 @dataclass(slots=True)
 class Unit:
-    """One image of a figure, or a figure without one: what becomes a row or a reject."""
+    """A figure: what becomes a row or a reject."""
 
     id: str
     figure: jats.Figure
     columns: dict[str, Any]
     """What the article's figures share."""
     modality: tuple[str, str | None]
-    files: list[str]
-    """Alternatives of the image, as the place names them."""
+    images: list[list[str]]
+    """The alternatives of each image, as the place names them."""
+    misses: list[Refusal]
+    """Why further images are not there."""
     refusal: Refusal | None
 
 
@@ -58,7 +60,8 @@ class Reading:
 
     def wanted(self) -> list[str]:
         """The files that ``finish`` will ask for, each once."""
-        return list(dict.fromkeys(file for unit in self.units if unit.refusal is None for file in unit.files))
+        units = [unit for unit in self.units if unit.refusal is None]
+        return list(dict.fromkeys(file for unit in units for files in unit.images for file in files))
 
 
 def read(key: str, place: Place, config: FetchConfig) -> Reading:
@@ -87,25 +90,27 @@ def read(key: str, place: Place, config: FetchConfig) -> Reading:
         for figure in article.figures:
             kind = modality(figure.caption, [mention.text for mention in figure.mentions], article.keywords)
             refusal = superseded or _refusal(figure, columns["license"], kind[0], config)
-            reading.units += _units(f"{prefix}/{figure.id}", figure, columns, kind, refusal, place)
+            reading.units.append(_unit(f"{prefix}/{figure.id}", figure, columns, kind, refusal, place))
     return reading
 
 
-def _units(
+def _unit(
     name: str,
     figure: jats.Figure,
     columns: dict[str, Any],
     kind: tuple[str, str | None],
     refusal: Refusal | None,
     place: Place,
-) -> list[Unit]:
-    """One for each image of a figure, at least one."""
-    units = []
-    for number, addresses in enumerate(figure.images or [[]], 1):
-        unit = f"{name}.{number}" if len(figure.images) > 1 else name
+) -> Unit:
+    """What a figure's images are called where the article lies, and why those that are not there are not."""
+    images, misses = [], []
+    for addresses in figure.images:
         files, miss = _files(addresses, place)
-        units.append(Unit(unit, figure, columns, kind, files, refusal or (None if files else miss)))
-    return units
+        if files:
+            images.append(files)
+        else:
+            misses.append(miss)
+    return Unit(name, figure, columns, kind, images, misses, refusal or (None if images else misses[0]))
 
 
 def _files(addresses: list[str], place: Place) -> tuple[list[str], Refusal]:
@@ -193,29 +198,43 @@ def finish(reading: Reading, place: Place, config: FetchConfig) -> Harvest:
 def _finish_unit(
     unit: Unit, place: Place, config: FetchConfig, keep: Callable[[dict], None], reject: Callable[[Reject], None]
 ) -> None:
-    caption = unit.figure.caption or None
     refusal = unit.refusal
     if refusal is None:
+        found, lost = _images(unit, place, config.decode_seconds)
+        if found:
+            row = _row(unit, found, lost, place)
+            refusal = _unwanted(row["modality"], config)  # a picture may refute what keywords promised
+            if refusal is None:
+                keep(row)
+                return
+        else:
+            refusal = lost[0]
+    what = clean(f"{place.name}, {unit.figure.id}: {refusal[1]}")
+    reject(Reject(unit.id, refusal[0], what, unit.figure.caption or None))
+
+
+_Decoded = tuple[str, bytes, Image.Image]
+"""File, bytes and pixels."""
+
+
+def _images(unit: Unit, place: Place, seconds: float) -> tuple[list[_Decoded], list[Refusal]]:
+    """The figure's images that are sound, in the order of the article, and why the others are not."""
+    found, lost = [], list(unit.misses)
+    for files in unit.images:
         try:
-            file, data, image = _largest(unit.files, place, config.decode_seconds)
+            found.append(_largest(files, place, seconds))
         except DataError as error:
-            reject(Reject(unit.id, _reason(error), clean(f"{error.what} (figure {unit.figure.id})"), caption))
-            return
-        row = _row(unit, image) | _image_columns(place.key(file), data, image)
-        refusal = _unwanted(row["modality"], config)  # a picture may refute what keywords promised
-        if refusal is None:
-            keep(row)
-            return
-    reject(Reject(unit.id, refusal[0], clean(f"{place.name}, {unit.figure.id}: {refusal[1]}"), caption))
+            lost.append((_reason(error), error.what))
+    return found, lost
 
 
-def _largest(files: list[str], place: Place, seconds: float) -> tuple[str, bytes, Image.Image]:
-    """File, bytes and pixels of the largest image among alternatives.
+def _largest(files: list[str], place: Place, seconds: float) -> _Decoded:
+    """The largest image among alternatives.
 
     Raises:
         DataError: none of them is there and sound; the first failure counts.
     """
-    best: tuple[str, bytes, Image.Image] | None = None
+    best: _Decoded | None = None
     first: DataError | None = None
     for file in files:
         try:
@@ -239,14 +258,25 @@ def _reason(error: DataError) -> str:
     return "image_too_big" if isinstance(error, ImageTooBigError) else "corrupt_image"
 
 
-def _row(unit: Unit, image: Image.Image) -> dict[str, Any]:
+def _row(unit: Unit, found: list[_Decoded], lost: list[Refusal], place: Place) -> dict[str, Any]:
+    """A row; the first image is the figure's, the others stand beside it."""
     figure = unit.figure
+    file, data, image = found[0]
     kind, source = unit.modality
     if source == "keywords" and not looks_like(image, kind):  # keywords speak of the article, not of the figure
         kind, source = NO_MODALITY, None
-    told, seen = n_panels(figure.caption), n_panels_image(image)
+    told, seen = n_panels(figure.caption), sum(n_panels_image(each) for _, _, each in found)
+    key = clean(place.key(file))
     return unit.columns | {
         "figure_id": unit.id,
+        "image": {"bytes": data, "path": key},
+        "image_sha256": hashlib.sha256(data).digest(),
+        "width": image.width,
+        "height": image.height,
+        "source_key": key,
+        "source_md5": hashlib.md5(data, usedforsecurity=False).hexdigest(),
+        "more_images": [{"bytes": more, "path": clean(place.key(name))} for name, more, _ in found[1:]],
+        "lost_images": [clean(f"{reason}: {what}") for reason, what in lost],
         "caption": figure.caption,
         "label": figure.label,
         "mentions": [{"text": mention.text, "panel": mention.panel} for mention in figure.mentions],
@@ -258,15 +288,4 @@ def _row(unit: Unit, image: Image.Image) -> dict[str, Any]:
         "commercial_ok": commercial_ok(unit.columns["license"]) and not figure.third_party,
         "third_party": figure.third_party,
         "in_subarticle": figure.in_subarticle,
-    }
-
-
-def _image_columns(key: str, data: bytes, image: Image.Image) -> dict[str, Any]:
-    return {
-        "image": {"bytes": data, "path": clean(key)},
-        "image_sha256": hashlib.sha256(data).digest(),
-        "width": image.width,
-        "height": image.height,
-        "source_key": clean(key),
-        "source_md5": hashlib.md5(data, usedforsecurity=False).hexdigest(),
     }

@@ -218,4 +218,5 @@ class Retrieval:
 
 def _size(harvest: Harvest | None) -> int:
     """Bytes of the images of a harvest."""
-    return sum(len(row["image"]["bytes"]) for row in harvest.rows) if harvest is not None else 0
+    images = [image for row in harvest.rows for image in (row["image"], *row["more_images"])] if harvest else []
+    return sum(len(image["bytes"]) for image in images)

@@ -63,7 +63,7 @@ def test_a_figure_becomes_a_row_with_everything_the_schema_asks_for(tmp_path):
         "retracted": False, "third_party": False, "article_id": "PMC7", "doi": "10.1/x", "title": "On livers",
         "url": "https://pmc.ncbi.nlm.nih.gov/articles/PMC7/", "article_version": None, "year": None, "journal": None,
         "authors": None, "license_code": None, "source_key": "g1.jpg", "source_md5": hashlib.md5(jpeg()).hexdigest(),
-        "n_panels_caption": 2, "n_panels_image": 1, "in_subarticle": False,
+        "n_panels_caption": 2, "n_panels_image": 1, "in_subarticle": False, "more_images": [], "lost_images": [],
     }  # fmt: skip
 
 
@@ -92,17 +92,39 @@ def test_every_fig_element_becomes_a_row_or_a_reject_with_one_of_twelve_reasons(
     images = {f"g{n}.jpg": (20, 10) for n in (1, 2, "2b", 3, 9, 10)}
     files = {"broken.jpg": jpeg(200, 200)[:900], "twin.jpg": jpeg(), "TWIN.jpg": jpeg()}
     found = reasons(put(tmp_path, {"a.xml": article("".join(figures)), **images, **files}))
-    assert found == Counter(rows=5, missing_caption=1, no_graphic=1, missing_image=2, unsafe_path=1, corrupt_image=1)
+    assert found.total() == 10
+    assert found == Counter(rows=4, missing_caption=1, no_graphic=1, missing_image=2, unsafe_path=1, corrupt_image=1)
     assert set(found) - {"rows"} <= set(pmc.REASONS) and len(pmc.REASONS) <= 12
 
 
-def test_images_of_one_figure_are_rows_of_their_own_names(tmp_path):
-    body = figure(1, more='<graphic xlink:href="b.jpg"/><graphic xlink:href="gone.jpg"/>')
-    rows, (reject,) = take(
-        put(tmp_path, {"a.xml": article(body, PMC_ID.format(1)), "g1.jpg": (20, 10), "b.jpg": (5, 5)})
-    )
-    assert [row["figure_id"] for row in rows] == ["PMC1/f1.1", "PMC1/f1.2"]
-    assert (reject.id, reject.reason) == ("PMC1/f1.3", "missing_image")
+def test_a_figure_with_several_images_is_one_row_that_keeps_them_all_and_names_the_lost(tmp_path):
+    names = ("gone.jpg", "b.jpg", "cut.jpg", "c.jpg")
+    body = figure(1, more="".join(f'<graphic xlink:href="{name}"/>' for name in names))
+    files = {"g1.jpg": (20, 10), "b.jpg": (5, 5), "c.jpg": (7, 7), "cut.jpg": jpeg(200, 200)[:900]}
+    (row,), rejects = take(put(tmp_path, {"a.xml": article(body, PMC_ID.format(1)), **files}))
+    assert rejects == []
+    assert (row["figure_id"], row["image"]) == ("PMC1/f1", {"bytes": jpeg(20, 10), "path": "g1.jpg"})
+    assert row["more_images"] == [{"bytes": jpeg(5, 5), "path": "b.jpg"}, {"bytes": jpeg(7, 7), "path": "c.jpg"}]
+    assert [words.partition(":")[0] for words in row["lost_images"]] == ["missing_image", "corrupt_image"]
+
+
+def test_a_figure_none_of_whose_images_is_there_is_one_reject(tmp_path):
+    body = figure(1, image="gone.jpg", more='<graphic xlink:href="gone-too.jpg"/>')
+    assert reasons(put(tmp_path, {"a.xml": article(body)})) == Counter(missing_image=1)
+
+
+def test_further_images_are_images_for_other_readers_too(tmp_path):
+    import datasets
+
+    body = figure(1, more='<graphic xlink:href="b.jpg"/>')
+    config = put(tmp_path / "in", {"a.xml": article(body), "g1.jpg": (20, 10), "b.jpg": (5, 5)})
+    write_all(
+        tmp_path / "out", ARTICLE_FIGURES, lambda key: pmc.harvest(key, config), stage="fetch", config={},
+        keys=pmc.keys(config), tell=lambda *_: None,
+    )  # fmt: skip
+    files = [str(path) for path in (tmp_path / "out/data").iterdir()]
+    (row,) = datasets.load_dataset("arrow", data_files=files, cache_dir=str(tmp_path / "cache"))["train"]
+    assert (row["image"].size, [image.size for image in row["more_images"]]) == ((20, 10), [(5, 5)])
 
 
 @pytest.mark.parametrize(
