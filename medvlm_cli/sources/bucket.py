@@ -124,6 +124,7 @@ class Bucket:
         self.base = base.rstrip("/")
         self._http = http
         self._ledger = ledger
+        self._has_listings = True
 
     async def place(self, article: str, known: Versions) -> BucketPlace:
         """An article with its XML; of its versions the highest that has media and is no author manuscript, or highest.
@@ -150,9 +151,16 @@ class Bucket:
         return place
 
     async def probe(self) -> None:
-        """Ask for something that is always there, so that a bucket which answers is known from one that does not."""
-        with contextlib.suppress(FaultyError, GoneError):
-            await self._listing("metadata/", "")
+        """Ask for something that is always there, so that a bucket which answers is known from one that does not.
+
+        It also tells a bucket from a mirror that is a plain web server, which has no listings.
+        """
+        try:
+            await self._listing("metadata/", "", max_keys="1")
+        except GoneError:
+            self._has_listings = False
+        except FaultyError as error:
+            self._has_listings = not error.final
 
     async def images(self, place: BucketPlace, files: list[str]) -> None:
         """Get media of a place; what cannot be had is noted in ``place.lost``."""
@@ -198,7 +206,10 @@ class Bucket:
         The trailing dot matters: ``PMC123`` begins ``PMC1230`` too.
         """
         found = None if anew else self._ledger.versions(article)
-        if found is None:
+        if found is None and not self._has_listings:
+            found = await self._tried(article)
+            self._ledger.note_versions(article, found)
+        elif found is None:
             keys = await self._listing(f"metadata/{article}.", "")
             matches = [(_STATED.fullmatch(key), etag) for key, etag in keys]
             found = sorted((int(match[2]), etag) for match, etag in matches if match and match[1] == article)
@@ -209,9 +220,23 @@ class Bucket:
             self._ledger.note_versions(article, found)
         return found
 
-    async def _listing(self, prefix: str, delimiter: str) -> list[tuple[str, str | None]]:
+    async def _tried(self, article: str) -> Versions:
+        """The versions of an article where nothing lists them: 1, 2 and so on; the first two may be missing."""
+        found: Versions = []
+        for number in range(1, 100):
+            try:
+                await self._stated(article, number, None)
+                found.append((number, None))
+            except GoneError:
+                if found or number == 3:
+                    break
+        return found
+
+    async def _listing(self, prefix: str, delimiter: str, max_keys: str = "1000") -> list[tuple[str, str | None]]:
         """Keys below a prefix with their ETags, or with a delimiter the folders; one page is enough for an article."""
-        params = {"list-type": "2", "prefix": prefix} | ({"delimiter": delimiter} if delimiter else {})
+        params = {"list-type": "2", "prefix": prefix, "max-keys": max_keys} | (
+            {"delimiter": delimiter} if delimiter else {}
+        )
         body, _ = await self._http.get(f"{self.base}/", limit=MAX_LIST_BYTES, params=params, check=not_a_list)
         return [(key, etag) for key, etag in read_list(body)[0] if key.startswith(prefix)]
 

@@ -171,7 +171,7 @@ class Retrieval:
         tries = self._config.tries
         async with Http(self._config.connections, Patience(tries=tries, outage=4.0 * (tries - 1))) as self._http:
             bucket = Bucket(self._config.bucket, self._http, self._ledger)
-            if any(self._ledger.has_failed(key) for key in self._keys):  # is it they that fail, or the bucket?
+            if any(not self._known.get(key) or self._ledger.has_failed(key) for key in self._keys):
                 await bucket.probe()
             async with asyncio.TaskGroup() as group:
                 for key in self._keys:

@@ -167,6 +167,7 @@ def test_a_file_that_is_damaged_on_the_way_is_got_again():
         (gzip.compress(b"\xff\xfe,\xff,\xff,\xff\n"), "not a file of an inventory"),
         (gzip.compress(b"x" * 2_000_000), "over the limit of 1,000,000 bytes"),
     ],
+    ids=["no gzip", "cut", "other columns", "no text", "bomb"],  # or the time in the gzip header names them
 )
 def test_a_file_that_is_none_is_refused_by_name(monkeypatch, content, message):
     monkeypatch.setattr(inventory, "MAX_RAW_BYTES", 1_000_000)

@@ -1,7 +1,10 @@
 """``fetch pmc`` from a bucket of which one answer in five is wrong: nothing bad is kept, nothing good is lost."""
 
 import dataclasses
+import functools
+import http.server
 import re
+import threading
 
 import pytest
 
@@ -13,7 +16,7 @@ from medvlm_cli.core.schemas import ARTICLE_FIGURES
 from medvlm_cli.sources import retrieval
 from medvlm_cli.stages.fetch import fetch
 from tests.bucket import FAULTS, serving
-from tests.corpus import Article, objects_of
+from tests.corpus import Article, objects_of, write
 
 ARTICLES = [Article(number) for number in range(1, 61)]
 
@@ -147,3 +150,20 @@ def test_a_listing_with_a_flipped_version_is_asked_for_again(tmp_path, hasty):
         config = FetchConfig(pmcids=str(tmp_path / "ids.txt"), bucket=server.url, tries=2)
         summary = fetch("pmc", tmp_path / "out", config, lambda *_: None)
     assert (summary["rows"], summary["rejected"]) == (3, 0)
+
+
+def test_a_mirror_that_is_a_plain_web_server_serves_too(tmp_path, hasty):
+    versions = [Article(1), Article(2), Article(2, version=2, figures=2), Article(3, version=2)]
+    write(tmp_path / "mirror", objects_of(versions))
+    (tmp_path / "ids.txt").write_text("PMC1 PMC2 PMC3 PMC4")
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(tmp_path / "mirror"))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        config = FetchConfig(pmcids=str(tmp_path / "ids.txt"), bucket=url, tries=2, connections=4)
+        summary = fetch("pmc", tmp_path / "out", config, lambda *_: None)
+        server.shutdown()
+    figures = open_dataset(tmp_path / "out", ARTICLE_FIGURES)
+    versions = {row["article_id"]: row["article_version"] for row in figures.rows(["article_id", "article_version"])}
+    assert versions == {"PMC1": 1, "PMC2": 2, "PMC3": 2}
+    assert (summary["rows"], summary["reasons"]) == (8, {"unavailable": 1})

@@ -14,7 +14,7 @@ from tests.bucket import serving
 from tests.corpus import Article, objects_of
 
 KILLS = 10
-ARTICLES = 1000
+ARTICLES = 600
 LATENCY = 0.05
 ROOT = Path(__file__).parents[2]
 
@@ -22,7 +22,8 @@ ROOT = Path(__file__).parents[2]
 def start(folder, server, out):
     """The command as a user starts it, in a process group of its own."""
     command = [sys.executable, "-m", "medvlm_cli", "fetch", "pmc", "--pmcids", str(folder / "ids.txt"), "-q"]
-    command += ["--set", f"bucket={server.url}", "-o", str(out)]
+    # Not 64 connections: on a busy machine that many answers wait in sockets, and what is measured is the machine.
+    command += ["--set", f"bucket={server.url}", "--set", "connections=24", "-o", str(out)]
     return subprocess.Popen(command, cwd=ROOT, start_new_session=True, stdout=subprocess.DEVNULL)
 
 
@@ -60,7 +61,7 @@ def test_after_ten_kills_the_rows_are_those_of_an_undisturbed_run_and_at_most_on
     with serving(objects_of(articles), latency=LATENCY) as server:
         for _ in range(KILLS):
             process = start(tmp_path, server, tmp_path / "killed")
-            kill = kill_after(process, server, chance.randrange(200, 600), 0.3 * chance.random())
+            kill = kill_after(process, server, chance.randrange(100, 350), 0.3 * chance.random())
             again += sum(path in finished for _, path, _ in server.log)
             finished |= finished_before(kill, server.log)
             server.log.clear()
