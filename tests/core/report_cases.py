@@ -23,7 +23,8 @@ def article(id_: str, **changes) -> dict:
         "article_id": "PMC7", "doi": "10.1000/x7", "title": "A rare liver",
         "url": "https://pmc.ncbi.nlm.nih.gov/articles/PMC7/",
         "article_version": 3, "year": 2020, "journal": "J Liver", "authors": "Smith J, Doe A", "license_code": "CC BY",
-        "source_key": "PMC7.3/fig2.jpg", "source_md5": "0" * 32, "n_panels_caption": 2, "n_panels_image": 1, "more_images": [], "lost_images": [],
+        "source_key": "PMC7.3/fig2.jpg", "source_md5": "0" * 32, "n_panels_caption": 2, "n_panels_image": 1,
+        "more_images": [], "lost_images": [],
         "in_subarticle": False,
     }  # fmt: skip
     return figure(id_, **(columns | changes))
