@@ -60,20 +60,13 @@ class Shared:
         """Where to write: ``-o``, else the place in the workspace."""
         return self.out or self.workspace.path(*parts)
 
-    def run(
-        self,
-        plan: dict[str, Any],
-        config: Any,
-        stage: Callable[[render.Tell], dict[str, Any]],
-        announce: bool = False,
-    ) -> None:
+    def run(self, plan: dict[str, Any], config: Any, stage: Callable[[render.Tell], dict[str, Any]]) -> None:
         """Run a stage under a progress display and print its summary; with ``--dry-run`` print the plan alone.
 
         Args:
-            plan: what will be read and written, and what it will cost under ``cost``.
+            plan: what will be read and written; its ``cost``, if it has one, is said before it is spent.
             config: the settings.
             stage: what to run.
-            announce: say the cost before it is spent.
 
         Raises:
             typer.Exit: with the code ``INCOMPLETE``, when the summary's ``retry`` counts rows that a retry may cure.
@@ -81,7 +74,7 @@ class Shared:
         if self.dry_run:
             summary = plan | {"settings": as_dict(config), "dry_run": True}
         else:
-            if announce and plan.get("cost") and not self.quiet:
+            if plan.get("cost") and not self.quiet:
                 render.hint("about " + render.listed(plan["cost"]))
             with render.progress(quiet=self.quiet) as tell:
                 summary = stage(tell)

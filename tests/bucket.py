@@ -44,6 +44,8 @@ class Bucket:
         """(seconds, query) of every search."""
         self.log = []
         """(seconds, path with query, what was answered)."""
+        self.answered = []
+        """(seconds, path with query) of what was handed to the network whole."""
         self.log_file = log
         self._random = random.Random(seed)
         self._sorted = None
@@ -87,6 +89,8 @@ class Bucket:
         kept = await self._send(fault, status, body, headers, writer)
         if fault == "ok":
             self._note(entry)
+            if status == 200:
+                self.answered.append((time.monotonic(), entry[1]))
         return kept
 
     def _note(self, entry):

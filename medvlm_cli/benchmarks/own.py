@@ -11,8 +11,9 @@ from typing import Any
 
 from medvlm_cli.core.arrow import Harvest, Reject
 from medvlm_cli.core.config import FetchConfig
+from medvlm_cli.core.decoding import decode_bounded
 from medvlm_cli.core.errors import DataError
-from medvlm_cli.core.images import decode, read_inside
+from medvlm_cli.core.images import read_inside
 from medvlm_cli.core.table import find_table, image_folder, read_table, word
 
 KINDS = ("open", "closed")
@@ -32,7 +33,7 @@ def keys(config: FetchConfig) -> list[str]:
 def harvest(key: str, config: FetchConfig) -> Harvest:
     """The question of one row, or why there is none: a missing value, a broken image, a kind that is none."""
     _, values, trouble = _rows(config.images, config.captions)[key]
-    made = _question(key, values, trouble, Path(config.images))
+    made = _question(key, values, trouble, config)
     return Harvest(1, [], [made]) if isinstance(made, Reject) else Harvest(1, [made], [])
 
 
@@ -43,7 +44,10 @@ def _rows(images: str, table: str) -> dict[str, tuple[int, dict[str, Any], tuple
     return {f"{path.name}, row {row[0]}": row for row in read_table(path, ("image", "question", "answer"))}
 
 
-def _question(where: str, values: dict[str, Any], trouble: tuple[str, str] | None, root: Path) -> dict | Reject:
+def _question(
+    where: str, values: dict[str, Any], trouble: tuple[str, str] | None, config: FetchConfig
+) -> dict | Reject:
+    root = Path(config.images)
     name = word(values.get("id")) or where
     given = {column: word(values.get(column)) for column in ("image", "question", "answer", "category", "split")}
     choices = values.get("choices") or []
@@ -60,7 +64,7 @@ def _question(where: str, values: dict[str, Any], trouble: tuple[str, str] | Non
         return Reject(name, trouble[0], f"{where}: {trouble[1]}", given["question"] or None)
     try:
         data = read_inside(root, root / given["image"])
-        decode(data, given["image"])
+        decode_bounded(data, given["image"], config.decode_seconds)
     except DataError as error:
         reason = "corrupt_image" if (root / given["image"]).exists() else "missing_image"
         return Reject(name, reason, f"{where}: {error.what}", given["question"])

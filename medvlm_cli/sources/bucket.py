@@ -23,8 +23,7 @@ from medvlm_cli.core.http import Check, FaultyError, GoneError, Http, RefusedErr
 from medvlm_cli.core.images import MAX_BYTES as MAX_IMAGE_BYTES
 from medvlm_cli.sources.ledger import Ledger, Stored, Versions
 from medvlm_cli.sources.markup import MAX_BYTES as MAX_XML_BYTES
-from medvlm_cli.sources.mirror import as_metadata
-from medvlm_cli.sources.places import MissError, flag, names_of, split
+from medvlm_cli.sources.places import MissError, as_metadata, flag, names_of, split
 
 BUCKET = "pmc-oa-opendata"
 MAX_JSON_BYTES = 8 << 20
@@ -180,14 +179,14 @@ class Bucket:
         """Get an object that has the MD5 which the place's metadata states."""
         stated = md5()
         try:
-            found = await self._object(key, limit, stated)
+            found, _ = await self._object(key, limit, stated)
         except FaultyError as error:
             if not error.final or isinstance(error, RefusedError | TooBigError):
                 raise
             await self._renew(place)  # it may be the metadata that is wrong, or older than the object
             if md5() == stated:
                 raise
-            found = await self._object(key, limit, md5())
+            found, _ = await self._object(key, limit, md5())
         place.stored[key.rpartition("/")[2]] = found
 
     async def _renew(self, place: BucketPlace) -> None:
@@ -279,13 +278,13 @@ class Bucket:
         gone: GoneError | None = None
         for key in _metadata_keys(f"{article}.{number}"):
             try:
-                return as_metadata((await self._object(key, MAX_JSON_BYTES, None, check)).read(), key)
+                return as_metadata((await self._object(key, MAX_JSON_BYTES, None, check))[1], key)
             except GoneError as error:
                 gone = error
         raise gone or GoneError(f"{article}.{number}: no metadata")
 
-    async def _object(self, key: str, limit: int, md5: str | None, check: Check | None = None) -> Stored:
-        """An object, as the ledger has it, or from the bucket; kept once it passes."""
+    async def _object(self, key: str, limit: int, md5: str | None, check: Check | None = None) -> tuple[Stored, bytes]:
+        """An object and where it lies, from the ledger or from the bucket; kept once it passes."""
         if self._ledger.is_gone(key):
             raise GoneError(f"{key}: not in the bucket")
 
@@ -295,14 +294,14 @@ class Bucket:
             return (check(body) if check else None) or (md5_is(md5)(body) if md5 else None)
 
         stored = self._ledger.get(key)
-        if stored is not None and whole(stored.read()) is None:
-            return stored
+        if stored is not None and whole(body := stored.read()) is None:
+            return stored, body
         try:
             body, _ = await self._http.get(f"{self.base}/{quote(key)}", limit=limit, check=whole)
         except GoneError:
             self._ledger.gone(key)
             raise
-        return self._ledger.put(key, body)
+        return self._ledger.put(key, body), body
 
 
 def _fault(error: FaultyError, reason: str) -> str:

@@ -26,8 +26,9 @@ import pyarrow as pa
 
 from medvlm_cli.core.arrow import Dataset, Harvest, Reject
 from medvlm_cli.core.config import FetchConfig
+from medvlm_cli.core.decoding import decode_bounded
 from medvlm_cli.core.errors import DataError
-from medvlm_cli.core.images import ImageTooBigError, UnsafePathError, decode, find_inside, read_inside
+from medvlm_cli.core.images import ImageTooBigError, UnsafePathError, find_inside, read_inside
 from medvlm_cli.core.schemas import SCAN_FIGURES
 from medvlm_cli.core.table import find_table, image_folder, read_table, word
 from medvlm_cli.sources.dicom import read_dicom
@@ -270,7 +271,7 @@ def _pictures(root: Path, path: Path, kind: Kind, values: dict[str, Any], config
     if kind == "slide" or (kind == "tiff" and _is_slide(root, path, values, config)):
         return read_slide(find_inside(root, path, MAX_SLIDE_BYTES), choice_of(values, "slide", config))
     data = read_inside(root, path)
-    pixels = decode(data, values["image"])
+    pixels = decode_bounded(data, values["image"], config.decode_seconds)
     picture = Picture(data, pixels.width, pixels.height, is_file=True)
     deep = deep_values(data)
     if deep is None:

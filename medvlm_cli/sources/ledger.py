@@ -121,7 +121,8 @@ class Ledger:
                 while written < len(line) + len(body):  # a nearly full disk takes a part and refuses the rest
                     written += os.write(self._file, (line + body)[written:])
             except OSError:
-                os.ftruncate(self._file, self._end)  # a torn record would hide those behind it
+                os.ftruncate(self._file, self._end)  # a torn record would hide those behind it, and so would a hole
+                os.lseek(self._file, self._end, os.SEEK_SET)
                 raise
         stored = Stored(self._path, self._end + len(line), len(body))
         self._end += len(line) + len(body)

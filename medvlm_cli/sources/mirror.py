@@ -8,7 +8,6 @@ their XML, or where the address in the XML says.
 import contextlib
 import dataclasses
 import functools
-import json
 import os
 import re
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from medvlm_cli.core.images import read_inside
 from medvlm_cli.sources import package
 from medvlm_cli.sources.markup import MAX_BYTES
 from medvlm_cli.sources.package import PackagePlace, is_package
-from medvlm_cli.sources.places import SUFFIXES, VERSION, Names, Place, ending, flag, split
+from medvlm_cli.sources.places import SUFFIXES, VERSION, Names, Place, as_metadata, ending, flag, split
 
 _HEAD_BYTES = 65536
 _PMC_ID = re.compile(rb"""<article-id[^>]*pub-id-type=["'](?:pmcid|pmc)["'][^>]*>\s*(?:PMC)?(\d+)\s*<""")
@@ -85,21 +84,6 @@ class FolderPlace:
         """The name, with the folder of the bucket's layout."""
         path = Path(file)
         return f"{path.parent.name}/{path.name}" if VERSION.fullmatch(path.parent.name) else path.name
-
-
-def as_metadata(body: bytes, where: str) -> dict[str, Any]:
-    """The bucket's JSON on one article.
-
-    Raises:
-        DataError: it is not a JSON object.
-    """
-    try:
-        content = json.loads(body)
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{where}: not JSON ({error})") from error
-    if not isinstance(content, dict):
-        raise DataError(f"{where}: not a JSON object")
-    return content
 
 
 _Local = FolderPlace | PackagePlace

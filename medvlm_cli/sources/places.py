@@ -5,6 +5,7 @@ could lead elsewhere is refused before anything is looked up.
 """
 
 import functools
+import json
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -158,3 +159,18 @@ def _preference(file: str) -> int:
 def flag(metadata: Mapping[str, Any], name: str) -> bool:
     """A yes or no of the bucket's metadata, in whatever way JSON writes it; absent is no."""
     return str(metadata.get(name)).lower() in ("true", "yes", "1")
+
+
+def as_metadata(body: bytes, where: str) -> dict[str, Any]:
+    """The bucket's JSON on one article.
+
+    Raises:
+        DataError: it is not a JSON object.
+    """
+    try:
+        content = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{where}: not JSON ({error})") from error
+    if not isinstance(content, dict):
+        raise DataError(f"{where}: not a JSON object")
+    return content

@@ -78,5 +78,7 @@ def fetch(  # noqa: PLR0913 - one option for each way to select, and the source 
     settings: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     config = dataclasses.replace(shared.config(FetchConfig), **settings)
     out = shared.output(*destination(source, config))
-    plan = {"verb": "fetch", "source": source, "writes": str(out)} | estimate(source, out, config)
-    shared.run(plan, config, lambda tell: run(source, out, config, tell), announce=True)
+    plan = {"verb": "fetch", "source": source, "writes": str(out)}
+    if shared.dry_run or not shared.quiet:  # nobody is asked what nobody is told
+        plan |= estimate(source, out, config)
+    shared.run(plan, config, lambda tell: run(source, out, config, tell))
