@@ -82,20 +82,22 @@ def progress(*, quiet: bool) -> Iterator[Tell]:
 
 
 class _Heartbeat:
-    """``20:31:07 pretrain 1,200/2,344 3.1/s eta 6m`` at most every 30 seconds, and when a phase begins."""
+    """``20:31:07 pretrain 1,200/2,344 3.1/s eta 6m`` at most every 30 seconds a phase, and when one begins.
+
+    Phases may go on side by side, as two teachers do.
+    """
 
     def __init__(self) -> None:
-        self.phase = ""
-        self.began = self.spoke = 0.0
+        self.began: dict[str, float] = {}
+        self.spoke: dict[str, float] = {}
 
     def tell(self, what: str, done: int, total: int | None) -> None:
         now = time.monotonic()
-        if what != self.phase:
-            self.phase, self.began = what, now
-        elif now - self.spoke < HEARTBEAT_SECONDS:
+        if now - self.spoke.get(what, -HEARTBEAT_SECONDS) < HEARTBEAT_SECONDS:
             return
-        self.spoke = now
-        rate = done / (now - self.began) if now > self.began else 0.0
+        began = self.began.setdefault(what, now)
+        self.spoke[what] = now
+        rate = done / (now - began) if now > began else 0.0
         parts = [time.strftime("%H:%M:%S"), clean(what), f"{done:,}" + (f"/{total:,}" if total else "")]
         if rate:
             parts.append(f"{rate:.1f}/s")
@@ -113,7 +115,15 @@ def result(summary: dict[str, Any], *, as_json: bool) -> None:
     if as_json:
         print(json.dumps(summary, ensure_ascii=False, default=str))
         return
-    console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else WIDTH)
+    _print(Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else WIDTH), summary)
+
+
+def aside(values: dict[str, Any]) -> None:
+    """What a person should see before the work begins, on stderr; as ``result`` shows it."""
+    _print(Console(stderr=True, highlight=False, soft_wrap=True, width=None if sys.stderr.isatty() else WIDTH), values)
+
+
+def _print(console: Console, summary: dict[str, Any]) -> None:
     for key, value in summary.items():
         if key == "tables":
             _print_counts(console, value)

@@ -25,6 +25,8 @@ _COUNTED = {
     "split": "Splits",
     "finish": "Ends of answers",
 }
+_MARKUP = r"\|`*_<>[]#&!~"
+"""Characters that begin markup of the hub's Markdown."""
 _USE = """Made for training and measuring biomedical vision-language models in research.
 Not a medical device, not for diagnosis.
 Each row keeps the licence of where it came from; whoever passes the data on keeps to the strictest of them."""
@@ -67,6 +69,11 @@ def card(name: str, schema: str, files: list[Path], run: Mapping[str, Any]) -> s
         f"{run['counts']['in']:,} came in, {run['counts']['rejected']:,} were rejected; `rejects/` says which and why.",
         *_table("Rejected, by reason", reasons),
         *[line for title, values in counted.items() for line in _table(title, values)],
+        *(
+            ["## How it was written", "\n".join(f"- {_line(note)}" for note in run["notes"])]
+            if run.get("notes")
+            else []
+        ),
         *(["## Acknowledgement", _PMC] if "pmc" in counted.get("Sources", {}) else []),
         "## Intended use",
         _USE,
@@ -107,10 +114,25 @@ def _table(title: str, values: Mapping[str, int], most: int = 20) -> list[str]:
     return [f"## {title}", "\n".join(["| | rows |", "| --- | ---: |", *shown])]
 
 
+def _line(note: str) -> str:
+    """A note as one line.  Names in it come from the user, so only a pair of backticks begins anything: code."""
+    flat = " ".join(note.split())
+    parts = flat.split("`")
+    if len(parts) % 2 == 0 or "``" in flat:  # backticks that are no pairs
+        return _escaped(flat)
+    return "".join(f"`{part}`" if number % 2 else _escaped(part) for number, part in enumerate(parts))
+
+
+def _escaped(text: str) -> str:
+    """Words without markup, also where they begin a line: ``1.`` and ``-`` would begin a list."""
+    safe = "".join(f"\\{char}" if char in _MARKUP else char for char in text)
+    return re.sub(r"^(\d*)([-+=.)])", r"\1\\\2", safe)
+
+
 def _cell(value: str) -> str:
     """A value of the data as one cell: nothing in it ends the cell or begins markup."""
     flat = " ".join(value.split())[:80]
-    return "".join(f"\\{char}" if char in r"\|`*_<>[]#&!" else char for char in flat)
+    return "".join(f"\\{char}" if char in _MARKUP else char for char in flat)
 
 
 def _size(rows: int) -> str:

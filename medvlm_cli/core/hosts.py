@@ -10,7 +10,7 @@ import aiohttp
 def shown(url: str) -> str:
     """An address as errors show it: without user, query and fragment, where secrets lie."""
     parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.hostname or ''}{f':{parts.port}' if parts.port else ''}{parts.path}"
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
 def followed(url: str, location: str) -> str | None:

@@ -18,8 +18,6 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from pathlib import Path
 from types import TracebackType
 from urllib.parse import urlsplit
@@ -31,7 +29,7 @@ from medvlm_cli import __version__
 from medvlm_cli.core import commit
 from medvlm_cli.core.errors import RemoteError
 from medvlm_cli.core.hosts import PublicResolver, followed, shown
-from medvlm_cli.core.pace import Patience, Rate, Slots
+from medvlm_cli.core.pace import Patience, Rate, Slots, retry_after
 
 AGENT = f"medvlm/{__version__}"
 
@@ -244,7 +242,7 @@ class Http:
                 raise self._break(what)
             raise RefusedError(what)
         if status in _AGAIN:
-            raise _AgainError(f"status {status}", _retry_after(response.headers.get("Retry-After"), self.patience))
+            raise _AgainError(f"status {status}", _asked_to_wait(response.headers.get("Retry-After"), self.patience))
         if 300 <= status < 400 and "Location" in response.headers:
             return response.headers["Location"]
         raise RefusedError(f"{shown(url)}: status {status}")
@@ -331,21 +329,9 @@ def _words(error: BaseException) -> str:
     return type(error).__name__ if isinstance(error, aiohttp.ClientError) else str(error) or type(error).__name__
 
 
-def _retry_after(value: str | None, patience: Patience) -> float:
-    """Seconds that a ``Retry-After`` asks for, given in seconds or as a date (RFC 9110, 10.2.3); 0 for nonsense."""
-    if not value:
-        return 0.0
-    try:
-        seconds = float(value)
-    except ValueError:
-        try:
-            when = parsedate_to_datetime(value)
-        except ValueError:
-            return 0.0
-        when = when if when.tzinfo else when.replace(tzinfo=UTC)
-        seconds = (when - datetime.now(UTC)).total_seconds()
-    if not 0 <= seconds < float("inf"):
-        return 0.0
+def _asked_to_wait(value: str | None, patience: Patience) -> float:
+    """Seconds that a ``Retry-After`` asks for; raises where that is longer than anybody waits."""
+    seconds = retry_after(value)
     if seconds > patience.longest_retry_after:
         raise CircuitOpenError(f"the host asks to wait {seconds:,.0f} s", "run the same command then: it resumes")
     return seconds

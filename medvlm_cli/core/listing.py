@@ -75,6 +75,16 @@ def names_of(path: Path) -> list[str]:
         return pa.ipc.open_file(source).schema.names
 
 
+def metadata_of(path: Path) -> dict[bytes, bytes]:
+    """The metadata of a file's schema; only its footer is read.
+
+    Raises:
+        DataError: it is not an Arrow file.
+    """
+    with pa.OSFile(str(path)) as source, damage(path):
+        return dict(pa.ipc.open_file(source).schema.metadata or {})
+
+
 def how_to_make(schema: pa.Schema) -> str:
     """What to do about a dataset that is not one of this schema."""
     kind = name_of(schema).split("/")[0]

@@ -4,6 +4,8 @@ import asyncio
 import time
 from collections import deque
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,3 +90,19 @@ class Slots:
             if not turn.done():
                 self._used += 1
                 turn.set_result(None)
+
+
+def retry_after(value: str | None) -> float:
+    """Seconds that a ``Retry-After`` asks for, given in seconds or as a date (RFC 9110, 10.2.3); 0 for nonsense."""
+    if not value:
+        return 0.0
+    try:
+        seconds = float(value)
+    except ValueError:
+        try:
+            when = parsedate_to_datetime(value)
+        except ValueError:
+            return 0.0
+        when = when if when.tzinfo else when.replace(tzinfo=UTC)
+        seconds = (when - datetime.now(UTC)).total_seconds()
+    return seconds if 0 <= seconds < float("inf") else 0.0

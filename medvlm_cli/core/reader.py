@@ -23,13 +23,15 @@ import pyarrow.compute as pc
 from medvlm_cli.core import parts
 from medvlm_cli.core.commit import sha256_of
 from medvlm_cli.core.errors import DataError
-from medvlm_cli.core.listing import DataFile, columns_of, how_to_make, listed, names_of
+from medvlm_cli.core.listing import DataFile, columns_of, how_to_make, listed, metadata_of, names_of
 from medvlm_cli.core.record import JOURNAL, MANIFEST, RUN, read_json
 from medvlm_cli.core.rows import damage, first_fault
 from medvlm_cli.core.schemas import IMAGE, REJECTS, name_of
 from medvlm_cli.core.shard import row_name
 
 _MAPPED = 128
+_TEXTS = 64
+"""Reads without an image after which what they mapped is given back: each is a few pages."""
 
 
 class Dataset:
@@ -59,6 +61,7 @@ class Dataset:
         self._first_batch = np.cumsum(per_shard) - per_shard  # number of each shard's first batch
         self._mapped: OrderedDict[int, tuple[mmap.mmap, pa.ipc.RecordBatchFileReader]] = OrderedDict()
         self._last: tuple[int, pa.RecordBatch] | None = None
+        self._texts = 0
 
     def __len__(self) -> int:
         return len(self._ids)
@@ -79,6 +82,11 @@ class Dataset:
             found = names_of(shard.path)
             names = dict.fromkeys(name for name in (found if names is None else names) if name in found)
         return list(names or ())
+
+    @property
+    def metadata(self) -> dict[bytes, bytes]:
+        """The schema's metadata, of the first file; empty for a dataset without rows."""
+        return metadata_of(self._shards[0].path) if self._shards else {}
 
     def rows(self, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
         """Every row in order, as dicts.
@@ -135,7 +143,9 @@ class Dataset:
         if "image" in names:
             self._fetch_ahead(position, batch.column("image"), at)
         row = {name: batch.column(name)[at].as_py() for name in names}
-        self._give_back(position)
+        self._texts += 1
+        if "image" in names or self._texts % _TEXTS == 0:
+            self._give_back(position)
         return row
 
     def values_at(self, position: int, column: str) -> np.ndarray:

@@ -145,6 +145,46 @@ CONVERSATIONS = _schema(
     _required("split", pa.string()),  # train or val
 )
 
+TAUGHT = _with(
+    CONVERSATIONS,  # what is known of a conversation that a teacher wrote: enough to ask again, word for word
+    pa.field("modalities", pa.list_(pa.string())),  # of the figure; one, as a rule
+    pa.field("request", pa.string()),  # the user's message as it was sent; prompt and shots are in the metadata
+    pa.field("served_model", pa.string()),  # by the provider's own word
+    pa.field("provider_id", pa.string()),  # the provider's id of the answer
+    pa.field("cache_write_tokens", pa.int32()),  # input_tokens counts neither these
+    pa.field("cache_read_tokens", pa.int32()),  # nor these
+    pa.field("thinking_tokens", pa.int32()),  # of output_tokens
+    pa.field("attempts", pa.int32()),  # requests that were sent for it
+    pa.field("replied", pa.string()),  # when, ISO 8601
+    pa.field("repairs", pa.list_(pa.string())),  # what parser and validators mended, as codes
+    pa.field("warnings", pa.list_(pa.string())),  # what validators found and let pass, as codes
+    pa.field("notes", pa.list_(pa.string())),  # what validators noticed for the statistics, as codes
+    pa.field("judge_score", pa.float32()),  # 0 to 1; null where nobody judged
+)
+
+REPLIES = _schema(
+    "replies/1",  # everything that teachers said, rejected or not, word for word: what `--teacher replay:` reads
+    _required("request_sha256", pa.string()),
+    _required("figure_id", pa.string()),
+    _required("purpose", pa.string()),  # teach or judge
+    _required("teacher", pa.string()),  # claude:<model>, vllm:<model>
+    _required("request", pa.string()),  # the user's message as it was sent
+    _required("outcome", pa.string()),  # answered, or the code of what went wrong for good
+    pa.field("raw_response", pa.string()),
+    pa.field("stop_reason", pa.string()),
+    pa.field("stop_category", pa.string()),
+    pa.field("input_tokens", pa.int32()),
+    pa.field("output_tokens", pa.int32()),
+    pa.field("cache_write_tokens", pa.int32()),
+    pa.field("cache_read_tokens", pa.int32()),
+    pa.field("thinking_tokens", pa.int32()),
+    _required("cost_usd", pa.float64()),
+    pa.field("served_model", pa.string()),
+    pa.field("provider_id", pa.string()),
+    _required("attempts", pa.int32()),
+    pa.field("replied", pa.string()),
+)
+
 QUESTIONS = _schema(
     "questions/1",
     _required("question_id", pa.string()),

@@ -49,6 +49,10 @@ class Workspace:
             raise DataError(f"no figures in {self.root / 'figures'}", "run `medvlm fetch phantom`, or another source")
         return found
 
+    def questions(self) -> list[Path]:
+        """Every finished benchmark of the workspace; there may be none."""
+        return [path for path in sorted(self.root.glob("questions/[!.]*")) if (path / "manifest.json").is_file()]
+
     def dataset(self, given: Path | None, default: str, command: str) -> Path:
         """The dataset given, else the workspace's own.
 
