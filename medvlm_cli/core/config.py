@@ -146,8 +146,108 @@ class FetchConfig:
 class SynthesizeConfig:
     """Settings of ``medvlm synthesize``."""
 
-    teacher: str = "template"
-    """Who writes the instruction conversations."""
+    teacher: str = "mix"
+    """Who writes the instruction conversations: mix, claude, llama, template, or ``replay:PATH``."""
+    mix: str = "claude=25,llama=75"
+    """Shares of the figures in percent (table 1)."""
+    mix_mode: str = "hash"
+    """hash: by each figure's id alone; quota: exact shares of each modality."""
+    seed: int = 0
+    """Seed of the mix and of Llama's sampling."""
+    limit: int = 0
+    """Most figures to write about, the same ones whatever else is there; 0: all."""
+    prompt: str = ""
+    """File of a system prompt of one's own."""
+    shots: str = ""
+    """YAML file of few-shot examples of one's own."""
+    format: str = "text"
+    """What teachers answer in: text (as in the paper), or json."""
+    claude_model: str = "claude-opus-5-5"
+    """Claude's model; the paper's, Claude 3 Opus, was retired on 2026-01-05."""
+    claude_mode: str = "batch"
+    """batch: Message Batches, at half the price; sync: one message at a time."""
+    claude_url: str = ""
+    """Address of Anthropic's API; empty: ``ANTHROPIC_BASE_URL``, else Anthropic's own."""
+    claude_max_tokens: int = 4096
+    """Longest answer of Claude in tokens, thinking included."""
+    effort: str = "low"
+    """How hard Claude thinks: low, medium or high."""
+    caching: str = "auto"
+    """Have Claude keep what all requests begin with: on, off, or auto, which is on in the mode sync only."""
+    llama_model: str = "meta-llama/Meta-Llama-3-70B-Instruct"
+    """Model behind the Llama endpoints, by the name that they serve it under."""
+    llama_endpoint: tuple[str, ...] = ()
+    """Addresses of OpenAI-compatible servers; the verb sets it from ``--llama-endpoint``."""
+    llama_max_tokens: int = 1024
+    """Longest answer of Llama in tokens."""
+    temperature: float = 0.0
+    """Llama's sampling temperature; Claude takes none."""
+    launch: str = ""
+    """Model that ``vllm serve`` is started with; the verb sets it from ``--launch``."""
+    launch_copies: int = 1
+    """Copies of the model of ``--launch``, each on its share of the GPUs."""
+    launch_arguments: str = ""
+    """More arguments of ``vllm serve``, as in a shell: ``--quantization fp8``; they win over ours."""
+    offline: bool = False
+    """Load the model of ``--launch`` into this process (``vllm.LLM``) instead of starting a server."""
+    max_cost: float = 0.0
+    """Dollars that may be spent; a paid teacher asks for it."""
+    accept_terms: tuple[str, ...] = ()
+    """Terms of teachers that the user has accepted: claude, llama3, llama3.1."""
+    prices: str = ""
+    """YAML file of prices instead of medvlm's own."""
+    price: str = ""
+    """``input,output`` of Claude's model in dollars a million tokens, instead of a table."""
+    on_refusal: str = "drop"
+    """What becomes of a figure that its teacher refuses: drop (counted), or other, which asks the other teacher."""
+    judge: str = ""
+    """Who gives every conversation a mark: claude or llama, with ``:MODEL`` if another one; empty: nobody."""
+    judge_threshold: float = 0.9
+    """Lowest mark that is kept, from 0 to 1."""
+    near_duplicates: float = 0.7
+    """Jaccard similarity from which two conversations are one; 0 keeps all."""
+    batch_rows: int = 1000
+    """Requests of one Message Batch, about."""
+    connections: int = 64
+    """Requests to one teacher at a time."""
+    tries: int = 6
+    """How often a request is tried before it counts as failed."""
+    pause: float = 1.0
+    """Seconds before a second try, at most; every further one may wait twice as long."""
+    timeout: float = 300.0
+    """Seconds that one answer may take."""
+    poll: float = 30.0
+    """Seconds between two looks at a Message Batch."""
+    settle: float = 60.0
+    """Seconds until a Message Batch that is not listed is taken for one that was never made."""
+    repay: bool = False
+    """Ask, and pay, again for Message Batches whose results are gone."""
+    engine: str = "local"
+    """Who talks to the Llama endpoints: local, or ray (the extra ``cluster``); the verb sets it."""
+
+    def __post_init__(self) -> None:
+        _at_least(
+            self, 1, "claude_max_tokens", "llama_max_tokens", "batch_rows", "connections", "tries", "launch_copies"
+        )
+        _at_least(self, 0, "limit", "temperature", "max_cost", "pause", "poll", "settle", "near_duplicates")
+        _one_of(self, "mix_mode", ("hash", "quota"))
+        _one_of(self, "format", ("text", "json"))
+        _one_of(self, "claude_mode", ("batch", "sync"))
+        _one_of(self, "effort", ("low", "medium", "high"))
+        _one_of(self, "caching", ("auto", "on", "off"))
+        _one_of(self, "on_refusal", ("drop", "other"))
+        _one_of(self, "engine", ("local", "ray"))
+        if self.batch_rows > 100_000:
+            raise ConfigError(f"batch_rows is {self.batch_rows:,}; Anthropic takes 100,000 at most")
+        for name in ("near_duplicates", "judge_threshold"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}, outside 0 to 1")
+        for name in ("max_cost", "pause", "timeout", "poll", "settle", "temperature"):
+            if not math.isfinite(getattr(self, name)):
+                raise ConfigError(f"{name} is {getattr(self, name)}", "give a number")
+        for url in (*self.llama_endpoint, *([self.claude_url] if self.claude_url else [])):
+            if not _is_address(url):
+                raise ConfigError(f"no address: {url!r}", "give one such as http://host:8000")
 
 
 @dataclass(frozen=True, kw_only=True)

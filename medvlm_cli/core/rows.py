@@ -8,7 +8,7 @@ field.
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -32,9 +32,9 @@ def to_batch(rows: Sequence[dict], schema: pa.Schema, where: Callable[[int], str
         DataError: a missing or unknown key, a value of another type, text that is not Unicode, a null that the
             schema forbids; the message names row and column.
     """
-    struct = pa.struct(list(schema))
+    shape = _shape(pa.struct(list(schema)))
     for position, row in enumerate(rows):
-        if problem := _shape_problem(row, struct, ""):
+        if problem := _shape_problem(row, shape, ""):
             raise DataError(f"{where(position)}: {problem} ({name_of(schema)})", _FIX)
     try:
         batch = pa.RecordBatch.from_pylist(list(rows), schema=schema)
@@ -45,28 +45,56 @@ def to_batch(rows: Sequence[dict], schema: pa.Schema, where: Callable[[int], str
     return batch
 
 
-def _shape_problem(value: Any, type_: pa.DataType, path: str) -> str:
+class _Shape(NamedTuple):
+    """What is to be looked at in the values of a type; made once for many rows."""
+
+    type: pa.DataType
+    item: "_Shape | None" = None
+    """Of a list, the shape of an item; None where there is nothing to look at."""
+    names: tuple[str, ...] = ()
+    """Of a struct, its keys."""
+    parts: "tuple[tuple[str, _Shape], ...]" = ()
+    """Of a struct, the keys whose values are to be looked at."""
+
+
+def _shape(type_: pa.DataType) -> _Shape | None:
+    """The shape of a type; None for one whose values Arrow itself looks at closely enough."""
+    if pa.types.is_integer(type_):
+        return _Shape(type_)
+    if pa.types.is_struct(type_):
+        parts = ((field.name, _shape(field.type)) for field in type_)
+        names = tuple(field.name for field in type_)
+        return _Shape(type_, None, names, tuple((name, shape) for name, shape in parts if shape))
+    return _Shape(type_, _shape(type_.value_type)) if pa.types.is_nested(type_) else None
+
+
+def _shape_problem(value: Any, shape: _Shape | None, path: str) -> str:
     """What is wrong with the keys of a row, down into lists and structs; empty when nothing is."""
-    if pa.types.is_integer(type_) and isinstance(value, float | np.floating):
-        return f"'{path}' must be {type_}, not {value}"  # pyarrow would cut the fraction off
-    if value is None or not pa.types.is_nested(type_):
+    if value is None or shape is None:
         return ""
-    if not pa.types.is_struct(type_):
+    if shape.names:
+        if not isinstance(value, dict):
+            return f"'{path}' is a {type(value).__name__}, not a dict"
+        if value.keys() != set(shape.names):
+            return _key_problem(value, shape.names, path)
+        problems = (_shape_problem(value[name], part, _join(path, name)) for name, part in shape.parts)
+        return next(filter(None, problems), "")
+    if pa.types.is_nested(shape.type):
         if isinstance(value, str | bytes | dict):
             return f"'{path}' is a {type(value).__name__}, not a list"
-        if not (pa.types.is_nested(type_.value_type) or pa.types.is_integer(type_.value_type)):
+        if shape.item is None:
             return ""
-        problems = (_shape_problem(item, type_.value_type, f"{path}[{i}]") for i, item in enumerate(value))
+        problems = (_shape_problem(item, shape.item, f"{path}[{i}]") for i, item in enumerate(value))
         return next(filter(None, problems), "")
-    if not isinstance(value, dict):
-        return f"'{path}' is a {type(value).__name__}, not a dict"
-    names = [field.name for field in type_]
+    if isinstance(value, float | np.floating):
+        return f"'{path}' must be {shape.type}, not {value}"  # pyarrow would cut the fraction off
+    return ""
+
+
+def _key_problem(value: dict, names: Sequence[str], path: str) -> str:
     if missing := [name for name in names if name not in value]:
         return f"key '{_join(path, missing[0])}' is missing"
-    if unknown := [name for name in value if name not in names]:
-        return f"unknown key '{_join(path, unknown[0])}'"
-    problems = (_shape_problem(value[field.name], field.type, _join(path, field.name)) for field in type_)
-    return next(filter(None, problems), "")
+    return f"unknown key '{_join(path, next(name for name in value if name not in names))}'"
 
 
 def _join(path: str, name: object) -> str:

@@ -1,12 +1,19 @@
 """``finetune``: the language model and the connector learn to answer questions about figures."""
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from medvlm_cli.core.arrow import open_dataset
 from medvlm_cli.core.config import FinetuneConfig, as_dict
 from medvlm_cli.core.launch import Training, run_stage
+from medvlm_cli.core.record import read_json
+from medvlm_cli.core.schemas import CONVERSATIONS
 from medvlm_cli.core.tell import Tell
+from medvlm_cli.teachers.terms import forbidden
+
+log = logging.getLogger(__name__)
 
 
 def finetune(
@@ -41,8 +48,18 @@ def finetune(
 
     Source: LLaVA, Liu et al. 2023, arXiv:2304.08485, second training stage.
     """
+    _warn_of_terms(conversations, base)
     model = {"checkpoint": str(base)}
     training = Training(
         stage="finetune", conversations=conversations, figures=figures, out=out, config=as_dict(config), model=model
     )
     return run_stage(training, tell, gpus)
+
+
+def _warn_of_terms(conversations: Path, base: Path) -> None:
+    """Say where the terms of a teacher forbid this student to learn from what it wrote; the user decides."""
+    config = read_json(base / "config.json") or {}
+    student = f"{config.get('base_llm') or ''} {config.get('llm_family') or ''}"
+    rows = open_dataset(conversations, CONVERSATIONS).rows(["license_tags"])
+    for terms in forbidden({tag for row in rows for tag in row["license_tags"]}, student):
+        log.warning("%s: %s  The model here is built on %s.", terms.title, terms.says, student.strip() or "another one")

@@ -82,10 +82,10 @@ def test_more_parts_than_articles_leave_some_empty_and_read_as_one(tmp_path):
 
 def test_conversations_are_made_of_a_dataset_in_parts(phantoms, tmp_path):
     figures = Workspace(phantoms).figures()
-    counts = synthesize(figures, tmp_path / "out", SynthesizeConfig(), quiet)
+    counts = synthesize(figures, tmp_path / "out", SynthesizeConfig(teacher="template"), quiet)
     assert counts["captions"]["conversations"] == 60
     assert len(open_dataset(tmp_path / "out" / "captions", CONVERSATIONS)) == 60
-    again = synthesize(figures, tmp_path / "out", SynthesizeConfig(), quiet)
+    again = synthesize(figures, tmp_path / "out", SynthesizeConfig(teacher="template"), quiet)
     assert again == counts
 
 

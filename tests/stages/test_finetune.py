@@ -5,8 +5,11 @@ import json
 import pytest
 import torch
 
+from medvlm_cli.core.arrow import Harvest, write_all
 from medvlm_cli.core.errors import DataError
 from medvlm_cli.core.model.checkpoint import load
+from medvlm_cli.core.schemas import CONVERSATIONS
+from tests.training_cases import ROWS, conversation, quiet
 
 
 def test_language_model_and_connector_change_and_the_tower_never(bench, pretrained):
@@ -49,3 +52,32 @@ def test_the_checkpoint_answers_and_names_its_base(bench, pretrained):
     assert not model.training and model.config.text_config.use_cache
     run = json.loads((bench.path("finetune") / "run.json").read_text())
     assert set(run["inputs"]) == {"conversations", "figures 0", "checkpoint"} and run["finished"]
+
+
+def taught_by(folder, tag):
+    """Conversations that carry the licence tag of a teacher."""
+
+    def taught(key):
+        made = conversation(key, "instruct")
+        return Harvest(1, [row | {"license_tags": ["CC0-1.0", tag]} for row in made.rows], [])
+
+    keys = [str(number) for number in range(ROWS)]
+    write_all(folder, CONVERSATIONS, taught, stage="synthesize", config={}, keys=keys, tell=quiet)
+    return folder
+
+
+def test_a_student_that_a_teachers_terms_forbid_is_warned_of(bench, mistral_llm, tmp_path, caplog):
+    bench.parts["llm"] = mistral_llm
+    bench.pretrain("pretrain")
+    bench.instruct = taught_by(tmp_path / "taught", "llama3-community-license")
+    bench.finetune("finetune", bench.path("pretrain"))
+    said = [record.message for record in caplog.records if "1.b.v" in record.message]
+    assert len(said) == 1
+    assert said[0].startswith("Meta Llama 3 Community License") and "mistral" in said[0]
+
+
+@pytest.mark.parametrize("tag", ["llama3-community-license", "anthropic-commercial-terms", "CC-BY-4.0"])
+def test_a_student_built_on_llama_3_is_not_warned_of(bench, pretrained, tmp_path, caplog, tag):
+    bench.instruct = taught_by(tmp_path / "taught", tag)
+    bench.finetune("finetune", pretrained.path("pretrain"))
+    assert [record.message for record in caplog.records if "may not be" in record.message] == []
