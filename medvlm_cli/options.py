@@ -10,8 +10,9 @@ from typing import Annotated, Any
 import typer
 
 from medvlm_cli import render
-from medvlm_cli.core.config import Config, as_dict, load
+from medvlm_cli.core.config import as_dict
 from medvlm_cli.core.errors import INCOMPLETE
+from medvlm_cli.core.presets import Config, load
 from medvlm_cli.core.workspace import Workspace
 
 OPTIONS: dict[str, tuple[Any, Any]] = {

@@ -93,9 +93,9 @@ def test_a_usage_error_exits_2():
 
 def test_a_bug_keeps_its_traceback(tmp_path):
     code = (
-        "import sys; import medvlm_cli.verbs.fetch as v; from medvlm_cli.core import config\n"
+        "import sys; import medvlm_cli.verbs.fetch as v; from medvlm_cli.core import presets\n"
         "def broken(*a, **k): raise ZeroDivisionError('a bug')\n"
-        "config.find_preset = broken\n"
+        "presets.find_preset = broken\n"
         "from medvlm_cli.app import main\n"
         "sys.argv = ['medvlm', 'fetch', 'phantom']; main()"
     )

@@ -30,8 +30,8 @@ WORD, SENTENCE = 200, 600
 _OPTIONS = 12
 """Most values that a filter tells apart; the others are one."""
 
-_SHARED = ("_head.html", "_style.html", "_filters.html")
-"""Pieces that the templates include: the policy, the looks with the rules of the filters, and the buttons."""
+_SHARED = ("_head.html", "_style.html", "_words.html", "_filters.html")
+"""Pieces that the templates include: the policy, the looks with the rules of the filters, the buttons, words."""
 _HTTPS = re.compile(
     r"https://(?P<host>[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?)(?::\d{1,5})?(?:[/?#][a-z0-9._~:/?#@!$&'()*+,;=%\[\]-]*)?",
     re.IGNORECASE | re.ASCII,

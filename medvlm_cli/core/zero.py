@@ -6,8 +6,8 @@ import json
 import os
 from typing import Any
 
-from medvlm_cli.core.config import presets
 from medvlm_cli.core.errors import ConfigError
+from medvlm_cli.core.presets import presets
 
 
 def zero_config(stage: int, micro: int, accumulation: int, world: int, bf16: bool, clip: float) -> dict[str, Any]:

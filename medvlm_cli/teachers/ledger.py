@@ -260,15 +260,18 @@ class Ledger:
         return next((text for (text,) in self._rows("SELECT verdict FROM verdicts WHERE key = ?", key)), None)
 
     def unjudged(self, rules: str) -> Iterator[Answered]:
-        """The answers of the run that were not looked at under these rules, in pages: writes may come between."""
+        """The answers of the run that were not looked at under these rules, in pages: writes may come between.
+
+        By figure, as the figures' datasets are, so that their rows are read one after the other.
+        """
         query = (
-            f"{ANSWERED} LEFT JOIN verdicts v ON v.key = a.key AND v.rules = ? "
-            f"WHERE v.key IS NULL AND a.run = ? AND a.purpose = 'teach' AND a.key > ? {PAGE}"
+            f"{ANSWERED} LEFT JOIN verdicts v ON v.key = a.key AND v.rules = ? WHERE v.key IS NULL AND a.run = ? "
+            "AND a.purpose = 'teach' AND (a.figure_id, a.key) > (?, ?) ORDER BY a.figure_id, a.key LIMIT 1000"
         )
-        last = ""
-        while page := list(self._rows(query, rules, self.run, last)):
+        last = "", ""
+        while page := list(self._rows(query, rules, self.run, *last)):
             yield from map(answered_of, page)
-            last = page[-1][0]
+            last = page[-1][1], page[-1][0]
 
     def verdicts(self) -> Iterator[tuple[str, str, str]]:
         """Key, figure and verdict of every answer of the run, by key."""

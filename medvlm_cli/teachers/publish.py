@@ -3,6 +3,7 @@
 import contextlib
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -83,13 +84,13 @@ class Publisher:
             judge: has given its marks; None where nobody judges.
             tell: told how far it is.
         """
-        marks = judge.marks if judge else {}
+        came = _Came(found, dropped, judge.marks if judge else {})
         self._write_replies(ledger, judge, tell)
         with self._writer() as writer:
             writer.extra |= self._extra(ledger)
             done = 0
             for shard, part in writer.todo():
-                writer.commit(shard, (self._harvest(ledger, found, dropped, marks, one) for one in part))
+                writer.commit(shard, (self._harvest(ledger, came, one) for one in part))
                 done += len(part)
                 tell("write", done, len(self._keys))
         from medvlm_cli.teachers.page import write_page  # Jinja and Pillow, at the end only
@@ -170,26 +171,13 @@ class Publisher:
 
     # ------------------------------------------------------------------ rows
 
-    def _harvest(
-        self,
-        ledger: Ledger,
-        found: Surveyed,
-        dropped: Mapping[str, str],
-        marks: Mapping[str, Mark],
-        figure_id: str,
-    ) -> Harvest:
-        made = self._made(ledger, found, dropped, marks, figure_id)
+    def _harvest(self, ledger: Ledger, came: "_Came", figure_id: str) -> Harvest:
+        made = self._made(ledger, came, figure_id)
         return Harvest(1, [], [made]) if isinstance(made, Reject) else Harvest(1, [made], [])
 
-    def _made(
-        self,
-        ledger: Ledger,
-        surveyed: Surveyed,
-        dropped: Mapping[str, str],
-        marks: Mapping[str, Mark],
-        figure_id: str,
-    ) -> dict[str, Any] | Reject:
+    def _made(self, ledger: Ledger, came: "_Came", figure_id: str) -> dict[str, Any] | Reject:
         """The row of a figure, or why there is none."""
+        surveyed, dropped = came.surveyed, came.dropped
         if reject := surveyed.rejects.get(figure_id):
             return reject
         answers = [(one, Found.loaded(ledger.verdict(one.ask.key) or "")) for one in ledger.answers_about(figure_id)]
@@ -202,7 +190,7 @@ class Publisher:
         if figure_id in dropped:
             what = f"nearly the conversation of {dropped[figure_id]}"
             return Reject(figure_id, "near_duplicate", what, answered.reply.text)
-        mark = marks.get(figure_id)
+        mark = came.marks.get(figure_id)
         if self._order.config.judge:
             threshold = self._order.config.judge_threshold
             if mark is None or mark.score is None:
@@ -288,6 +276,17 @@ class Publisher:
 
 
 _TOLD = ("stats.json", "stats.md", "stats.tex", "report.html")
+
+
+@dataclass(frozen=True)
+class _Came:
+    """What the figures came to, beside what the ledger holds."""
+
+    surveyed: Surveyed
+    dropped: Mapping[str, str]
+    """Figures whose conversation is nearly another one's."""
+    marks: Mapping[str, Mark]
+    """The judge's, by figure."""
 
 
 class _NotFinishedError(Exception):
