@@ -6,14 +6,19 @@ a precision of 1 and a recall of 1.00, 0.96, 0.95 and 0.87 before anybody looked
 """
 
 import json
+import re
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
-from medvlm_cli.teachers.validate import Source, faults
+from medvlm_cli.teachers.validate import Source, faults, validate
 
 RULES = ("V3", "V4", "V5", "V7")
+BANNED = re.compile(
+    r"(?i)\bmention\w*|\bcaption\w*|\bcontexts?\b|figure legend|provided (?:text|description|information)"
+)
+"""The paper's words, and those of the requirement."""
 
 
 def read(name):
@@ -61,3 +66,15 @@ def test_clean_pairs_pass_every_validator(pairs):
     clean = [row for row in pairs if not row["labels"]]
     dropped = [(row["id"], found(row), row["answer"]) for row in clean if found(row)]
     assert len(dropped) <= 0.03 * len(clean), dropped
+
+
+def test_nothing_that_is_kept_holds_a_banned_word_and_every_conversation_has_two_questions(pairs):
+    """Three pairs in a row of the set as one conversation, good and bad ones as they come."""
+    kept = []
+    for rows in zip(pairs[::3], pairs[1::3], pairs[2::3], strict=False):
+        source = Source("\n".join(row["caption"] for row in rows), (), rows[0]["modality"])
+        told = validate([(row["question"], row["answer"]) for row in rows], source)
+        kept += [told.pairs] if not told.reasons else []
+    assert len(kept) >= 80
+    assert min(map(len, kept)) >= 2
+    assert [pair for conversation in kept for pair in conversation if BANNED.search(" ".join(pair))] == []
