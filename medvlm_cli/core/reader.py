@@ -29,7 +29,8 @@ from medvlm_cli.core.rows import damage, first_fault
 from medvlm_cli.core.schemas import IMAGE, REJECTS, name_of
 from medvlm_cli.core.shard import row_name
 
-_MAPPED = 128
+_MAPPED = 1024
+"""Shards that are mapped at a time: addresses, not memory."""
 _TEXTS = 64
 """Reads without an image after which what they mapped is given back: each is a few pages."""
 
