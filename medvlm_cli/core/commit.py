@@ -112,17 +112,29 @@ class DurableFile:
         self.tmp.unlink(missing_ok=True)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a whole text file durably, replacing one of this name in one step."""
+@contextmanager
+def durable(path: Path) -> Iterator[DurableFile]:
+    """A file that has its name when the ``with`` ends, whole and durable, in place of one that has it; or never."""
     file = DurableFile(path)
     try:
         with refusals(path.parent):
-            file.write(text.encode("utf-8", "backslashreplace"))
+            yield file
         file.settle()
     except BaseException:
         file.discard()
         raise
     file.publish()
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a whole file durably, replacing one of this name in one step."""
+    with durable(path) as file:
+        file.write(data)
+
+
+def write_text(path: Path, text: str) -> None:
+    """As ``write_bytes``, for text."""
+    write_bytes(path, text.encode("utf-8", "backslashreplace"))
 
 
 def append_line(path: Path, line: str) -> None:

@@ -364,12 +364,4 @@ def download(url: str, path: Path, *, limit: int, sha256: str | None = None) -> 
 
     body = asyncio.run(get())
     commit.make_folder(path.parent)
-    file = commit.DurableFile(path)
-    try:
-        with commit.refusals(path.parent):
-            file.write(body)
-        file.settle()
-    except BaseException:
-        file.discard()
-        raise
-    file.publish()
+    commit.write_bytes(path, body)

@@ -1,5 +1,6 @@
 """What is sent: a figure's words and the prompt become one request, the same whenever and wherever it is made."""
 
+import functools
 import hashlib
 import json
 import math
@@ -12,6 +13,7 @@ from medvlm_cli.core.config import SynthesizeConfig
 from medvlm_cli.teachers.ledger import Ask
 from medvlm_cli.teachers.prices import Price
 from medvlm_cli.teachers.prompt import Prompt, messages, user_text
+from medvlm_cli.teachers.vllm import chat_body
 
 CHARS_PER_TOKEN = 3.5
 """Of English for the tokenizers of our day; where nobody has counted."""
@@ -91,7 +93,7 @@ class Composer:
     prefix_tokens: int | None = None
     """Of what all requests begin with, as the API counts them; None where nobody has counted."""
     chars_per_token: float = CHARS_PER_TOKEN
-    _shared: dict[str, Any] = field(default_factory=dict)
+    _bytes: dict[str, int] = field(default_factory=dict)
 
     def user(self, figure: Mapping[str, Any]) -> str:
         """The user's message about a figure."""
@@ -133,27 +135,18 @@ class Composer:
 
     def _for_llama(self, family: Family, said: list[dict[str, Any]]) -> dict[str, Any]:
         asked = family.parameters
-        body: dict[str, Any] = {
-            "model": family.model,
-            "messages": [{"role": "system", "content": self.prompt.system}, *said],
-            "max_tokens": asked["max_tokens"],
-            "temperature": asked["temperature"],
-            "seed": asked["seed"],
-        }
-        if asked["format"] == "json":
-            schema = {"name": "conversation", "schema": SCHEMA, "strict": True}
-            body["response_format"] = {"type": "json_schema", "json_schema": schema}
-        return body
+        return chat_body(
+            family.model, self.prompt.system, said,
+            max_tokens=asked["max_tokens"], temperature=asked["temperature"], seed=asked["seed"],
+            schema=SCHEMA if asked["format"] == "json" else None,
+        )  # fmt: skip
 
     # ------------------------------------------------------------------ money
 
-    @property
+    @functools.cached_property
     def prefix_chars(self) -> int:
         """Characters that all requests begin with."""
-        if "chars" not in self._shared:
-            shots = messages(self.prompt, "")[:-1]
-            self._shared["chars"] = len(self.prompt.system) + sum(len(one["content"]) for one in shots)
-        return self._shared["chars"]
+        return len(self.prompt.system) + sum(len(one["content"]) for one in self.prompt.opening)
 
     @property
     def _prefix(self) -> float:
@@ -162,10 +155,10 @@ class Composer:
 
     def _prefix_bytes(self, family: Family) -> int:
         """Bytes of a whole request but for the user's words: roles, and the schema of the answer, take tokens too."""
-        if "bytes" not in self._shared:
+        if family.name not in self._bytes:
             text = json.dumps(self.body(family, ""), ensure_ascii=False)
-            self._shared["bytes"] = len(text.encode("utf-8", "backslashreplace"))
-        return self._shared["bytes"]
+            self._bytes[family.name] = len(text.encode("utf-8", "backslashreplace"))
+        return self._bytes[family.name]
 
     def expected(self, family: Family, chars: float, output_tokens: float) -> tuple[float, float]:
         """Tokens in and out that a request is expected to take; ``chars`` of the user's message."""

@@ -323,13 +323,6 @@ def _batch(value: dict[str, Any]) -> dict[str, Any]:
 
 async def _save(pieces: AsyncIterator[bytes], path: Path) -> None:
     commit.make_folder(path.parent)
-    file = commit.DurableFile(path)
-    try:
-        with commit.refusals(path.parent):
-            async for piece in pieces:
-                file.write(piece)
-        file.settle()
-    except BaseException:
-        file.discard()
-        raise
-    file.publish()
+    with commit.durable(path) as file:
+        async for piece in pieces:
+            file.write(piece)

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from medvlm_cli.core.commit import DurableFile, make_folder, refusals
+from medvlm_cli.core.commit import DurableFile, durable, make_folder, refusals, write_bytes
 from medvlm_cli.core.errors import ConfigError, DataError
 from medvlm_cli.core.tell import Tell
 
@@ -70,14 +70,8 @@ def export(rows: Iterable[Mapping[str, Any]], image_name: Callable[[str], str], 
             text = json.dumps(_exported(row, image_name, style), ensure_ascii=False).encode()
             places[id_] = end, len(text)
             end += spool.write(text)
-        file = DurableFile(out)
-        try:
+        with durable(out) as file:
             _copy(spool, [places[id_] for id_ in sorted(places)], file)
-            file.settle()
-        except BaseException:
-            file.discard()
-            raise
-        file.publish()
     return len(places)
 
 
@@ -147,15 +141,7 @@ def write_images(
 def _write_image(path: Path, data: bytes) -> None:
     if path.is_file() and path.stat().st_size == len(data) and path.read_bytes() == data:
         return
-    file = DurableFile(path)
-    try:
-        with refusals(path.parent):
-            file.write(data)
-        file.settle()
-    except BaseException:
-        file.discard()
-        raise
-    file.publish()
+    write_bytes(path, data)
 
 
 def _copy(spool: BinaryIO, places: list[tuple[int, int]], file: DurableFile) -> None:

@@ -142,11 +142,11 @@ class Servers:
                 fix = f"--set llama_model={names[0]}, or give another address with --llama-endpoint" if names else ""
                 raise ConfigError(what, fix)
 
-    async def ask(self, body: Mapping[str, Any] | bytes) -> Reply:
+    async def ask(self, body: Mapping[str, Any]) -> Reply:
         """The answer to one request.
 
         Args:
-            body: parameters of ``/v1/chat/completions``, as ``chat_body`` makes them, or their JSON.
+            body: parameters of ``/v1/chat/completions``, as ``chat_body`` makes them.
 
         Raises:
             AgainError: this try failed: no connection, no answer in time, 408, 409, 425, 429, 5xx, or no answer at all.
@@ -154,10 +154,7 @@ class Servers:
             RemoteError: the server refuses the key, or redirects.
             ConfigError: it does not serve the model, or answers as another one.
         """
-        if isinstance(body, bytes):
-            model, data = self._model, body
-        else:
-            model, data = body.get("model", self._model), json.dumps(body).encode()
+        model, data = body.get("model", self._model), json.dumps(body).encode()
         async with self._slots:
             server = self._least_loaded()
             server.under_way += 1
@@ -293,7 +290,7 @@ def chat_body(
         "seed": seed,
     }
     if schema is not None:
-        named = {"name": "answer", "schema": schema, "strict": True}
+        named = {"name": "conversation", "schema": schema, "strict": True}
         body["response_format"] = {"type": "json_schema", "json_schema": named}
     return body
 

@@ -21,10 +21,9 @@ def no_key(monkeypatch):
     monkeypatch.delenv(KEY, raising=False)
 
 
-@pytest.mark.parametrize("body", [BODY, json.dumps(BODY).encode()], ids=["dict", "bytes"])
-def test_a_body_arrives_as_it_was_given(body):
+def test_a_body_arrives_as_it_was_given():
     with OpenAIServer() as server:
-        ask(server.url, body=body)
+        ask(server.url, body=BODY)
     assert [json.loads(one) for one in server.bodies] == [BODY]
     assert server.headers[-1]["Content-Type"] == "application/json"
     assert "Authorization" not in server.headers[-1]
