@@ -2,7 +2,7 @@
 
 import contextlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,11 +16,12 @@ from medvlm_cli.core.tell import Tell
 from medvlm_cli.teachers.examine import MEANINGS, Found, reject_of, row_of
 from medvlm_cli.teachers.judge import Mark, family_of
 from medvlm_cli.teachers.ledger import NAME, Answered, Ledger
-from medvlm_cli.teachers.prices import dollars
+from medvlm_cli.teachers.prices import dollars, table_id
 from medvlm_cli.teachers.statistics import JUDGE, Entry, Spent, Statistics, tabulate
 from medvlm_cli.teachers.survey import MEANINGS as UNASKED
 from medvlm_cli.teachers.survey import Surveyed, shares_of
 from medvlm_cli.teachers.terms import tag_of, terms_of
+from medvlm_cli.teachers.work import claude_price
 
 if TYPE_CHECKING:
     from medvlm_cli.teachers.commission import Commission
@@ -167,7 +168,16 @@ class Publisher:
             "accepted_terms": list(order.config.accept_terms),
             "money": money,
             "settings": {"caching": order.composer.caching, "claude_mode": order.config.claude_mode},
+            **self._prices(models),
         }
+
+    def _prices(self, models: Sequence[str]) -> dict[str, Any]:
+        """By which prices the money was counted; nothing where nobody was paid."""
+        config = self._order.config
+        if self._order.recording is not None or self._order.families["claude"].model not in models:
+            return {}
+        dated = claude_price(config, config.claude_model).dated
+        return {"prices": {"dated": dated, "table": table_id(Path(config.prices) if config.prices else None)}}
 
     # ------------------------------------------------------------------ rows
 

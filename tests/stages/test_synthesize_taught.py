@@ -12,6 +12,7 @@ from medvlm_cli.core.config import SynthesizeConfig
 from medvlm_cli.core.schemas import TAUGHT
 from medvlm_cli.teachers.asks import Composer, families
 from medvlm_cli.teachers.mix import parse, teacher_of
+from medvlm_cli.teachers.prices import table_id
 from medvlm_cli.teachers.prompt import from_words
 from tests import synthesis
 from tests.anthropic_server import pairs_for, serving, token_of
@@ -104,6 +105,7 @@ def test_licences_and_terms_are_on_every_row_and_in_the_record(ran):
     }
     run = json.loads((ran[0] / "instruct" / "run.json").read_text())
     assert run["accepted_terms"] == ["claude", "llama3"]
+    assert run["prices"] == {"dated": "2026-11-23", "table": table_id(None)}
     card = (ran[0] / "instruct" / "README.md").read_text()
     assert "Claude 3 Opus was retired" in card
     assert "1.b.v" in card
