@@ -33,6 +33,8 @@ format: $(READY)
 	$(BIN)/ruff check --fix .
 
 bench: $(READY)
+	$(BIN)/python kernels/bench/encode.py
+	$(BIN)/python tests/bench/prepare_images.py
 	$(BIN)/python tests/bench/read_figures.py
 	$(BIN)/python tests/bench/parse_articles.py
 	$(BIN)/python tests/bench/fetch_articles.py

@@ -8,11 +8,12 @@ import sys
 import pytest
 import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers.conversion_mapping import get_model_conversion_mapping
 
 from medvlm_cli.core.errors import DataError, RemoteError
 from medvlm_cli.core.model.card import card
 from medvlm_cli.core.model.checkpoint import load, save
-from medvlm_cli.core.model.vlm import MedVLMForConditionalGeneration
+from medvlm_cli.core.model.vlm import MedVLMForConditionalGeneration, freeze
 from medvlm_cli.core.prompts import encode, generation_prompt
 
 QUESTION = [{"role": "user", "text": "Is there a nodule?"}]
@@ -81,7 +82,7 @@ def test_the_folder_is_a_plain_one_with_the_hashes_of_its_weights(written):
     run = json.loads((written / "run.json").read_text(encoding="utf-8"))
     assert {path.name for path in written.iterdir()} == {
         "README.md", "chat_template.jinja", "config.json", "generation_config.json", "model.safetensors",
-        "processor_config.json", "run.json", "tokenizer.json", "tokenizer_config.json",
+        "modeling_medvlm.py", "processor_config.json", "run.json", "tokenizer.json", "tokenizer_config.json",
     }  # fmt: skip
     assert (run["verb"], run["steps"], list(run["weights"])) == ("finetune", 3, ["model.safetensors"])
     assert [path.name for path in written.parent.iterdir()] == ["finetune"]
@@ -98,6 +99,27 @@ def test_a_name_of_weights_is_what_other_programs_expect(written):
     with safe_open(written / "model.safetensors", "pt") as weights:
         parts = {key.replace("model.", "", 1).split(".")[0] for key in weights.keys()}  # noqa: SIM118  not a dict
     assert parts == {"lm_head", "language_model", "multi_modal_projector", "vision_tower"}
+
+
+def names(folder):
+    from safetensors import safe_open
+
+    with safe_open(folder / "model.safetensors", "pt") as weights:
+        return set(weights.keys())
+
+
+@pytest.mark.parametrize("stage", ["pretrain", "finetune"])
+def test_the_names_of_weights_are_the_same_after_every_stage_and_when_zero_3_loaded_them(
+    written, fresh_model, tmp_path, stage
+):
+    model, processor = fresh_model
+    freeze(model, stage)
+    for module in (model, model.model, model.model.language_model, model.model.vision_tower.clip):
+        module._weight_conversions = get_model_conversion_mapping(module)  # what loading under ZeRO-3 leaves behind
+    model.save_pretrained(tmp_path / "mangled")
+    save(model, processor, tmp_path / "out", {})
+    assert names(tmp_path / "mangled") != names(written)
+    assert names(tmp_path / "out") == names(written)
 
 
 def test_saving_again_replaces_the_checkpoint(checkpoint, tiny_model):
@@ -193,6 +215,44 @@ def test_the_card_says_what_the_model_must_not_be_used_for(written):
     assert text.startswith("---\n")
     assert "not a medical device" in text
     assert "Meta Llama 3" not in text  # it borrows its header tokens only
+
+
+def carded(model, tower, llm):
+    config = type(model.config).from_dict(model.config.to_dict())
+    config.base_tower, config.base_llm = tower, llm
+    return card(config, {})
+
+
+def test_the_card_shows_both_ways_to_open_the_model(written):
+    text = (written / "README.md").read_text(encoding="utf-8")
+    assert "AutoModelForImageTextToText.from_pretrained(folder, trust_remote_code=True)" in text
+    assert "import medvlm_cli.core.model.vlm" in text
+
+
+@pytest.mark.parametrize(
+    ("tower", "notice"),
+    [
+        ("dfn5b-vit-h-14-378", "non-commercial research only"),
+        ("clip-vit-l-14-336", "clip-vit-l-14-336: MIT"),
+        ("siglip-so400m-14-384", "Apache-2.0"),
+        ("biomedclip-vit-b-16-224", "not for any deployed use"),
+        ("tower", "vision tower tower: that of its maker"),
+    ],
+)
+def test_the_card_carries_the_notice_of_its_tower(tiny_model, tower, notice):
+    assert notice in carded(tiny_model[0], tower, "someone/llm")
+
+
+@pytest.mark.parametrize(
+    ("llm", "notice"),
+    [
+        ("mistralai/Mistral-7B-Instruct-v0.2", "v0.2: Apache-2.0"),
+        ("mistralai/Ministral-8B-Instruct-2410", "that of its maker"),
+        ("someone/llm", "that of its maker"),
+    ],
+)
+def test_the_card_carries_the_notice_of_its_language_model(tiny_model, llm, notice):
+    assert notice in carded(tiny_model[0], "tower", llm)
 
 
 def test_the_card_of_a_llama_3_carries_the_notices_of_both_parts(tiny_model):

@@ -10,6 +10,12 @@ from medvlm_cli.core.model.vlm import MedVLMConfig
 
 _LLAMA3_WORDS = 128_000
 """Llama 3's own vocabulary is at least this large; a model that only borrows its header tokens is smaller."""
+_LLAMA3_TERMS = (
+    "Meta Llama 3 Community License.  Built with Meta Llama 3.  Who passes the model on must say so, add the licence, "
+    "and begin its name with `Llama 3`"
+)
+_APACHE = re.compile(r"mistralai/Mistral-7B-.*")
+"""Language models, by hub id, whose makers gave them under Apache-2.0."""
 
 _CARD = """---
 library_name: transformers
@@ -31,11 +37,15 @@ not medical advice.  They can be wrong in ways that sound right; do not use them
 {tokens} tokens an image.  `run.json` says how it was trained, and holds the SHA-256 of every weight file.
 
 ```python
-import medvlm_cli.core.model.vlm  # registers the model
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-model, processor = AutoModelForImageTextToText.from_pretrained(folder), AutoProcessor.from_pretrained(folder)
+model = AutoModelForImageTextToText.from_pretrained(folder, trust_remote_code=True)
+processor = AutoProcessor.from_pretrained(folder)
 ```
+
+That runs `modeling_medvlm.py` of this folder.  Where medvlm is installed, `import medvlm_cli.core.model.vlm` first and
+leave `trust_remote_code` out: then nothing of this folder is run, and the tower is faster.  The logits are the same for
+pixels that are normalised floats, as the processor gives them; for bytes they differ by rounding.
 
 ## Licences
 
@@ -62,10 +72,6 @@ def card(config: MedVLMConfig, run: Mapping[str, Any]) -> str:
     vision = config.vision_config
     tower = TOWERS.get(config.base_tower)
     of_llama = config.llm_family == "llama3" and config.text_config.vocab_size >= _LLAMA3_WORDS
-    llama_terms = (
-        "Meta Llama 3 Community License.  Built with Meta Llama 3.  Who passes the model on must say so, add the "
-        "licence, and begin its name with `Llama 3`"
-    )
     name = re.sub(r".*/", "", config.base_llm) or "medvlm"
     return _CARD.format(
         title=f"Llama 3 medvlm ({name})" if of_llama else f"medvlm ({name})",
@@ -77,6 +83,10 @@ def card(config: MedVLMConfig, run: Mapping[str, Any]) -> str:
         llm=config.base_llm or "a causal language model",
         tokens=vision.tokens,
         tower_licence=tower.licence if tower else "that of its maker",
-        llm_licence=llama_terms if of_llama else "that of its maker",
+        llm_licence=_LLAMA3_TERMS if of_llama else _licence(config.base_llm),
         run=json.dumps(run, indent=2, default=str),
     )
+
+
+def _licence(llm: str) -> str:
+    return "Apache-2.0" if _APACHE.fullmatch(llm) else "that of its maker"

@@ -1,10 +1,12 @@
 """A trained model as a plain Hugging Face folder: written whole or not at all, and checked when it is read.
 
 ``config.json``, ``generation_config.json``, safetensors, tokenizer, processor and chat template are what transformers
-writes; beside them lie ``README.md``, the model card, and ``run.json``, which says how the model came about and holds
-the SHA-256 of every weight file.
+writes; beside them lie ``README.md``, the model card, ``run.json``, which says how the model came about and holds the
+SHA-256 of every weight file, and ``modeling_medvlm.py``, the model's code for who has no medvlm.  medvlm writes that
+file and never runs the one it finds in a folder.
 """
 
+import inspect
 import json
 import os
 import re
@@ -14,22 +16,38 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from medvlm_kernels import reference
 from safetensors import SafetensorError
 from transformers import LlavaProcessor
 
 from medvlm_cli.core import commit
-from medvlm_cli.core.errors import DataError, RemoteError
+from medvlm_cli.core.errors import DataError, MedVLMError, RemoteError
+from medvlm_cli.core.model import standalone
 from medvlm_cli.core.model.card import card
+from medvlm_cli.core.model.fresh import verify_loads
+from medvlm_cli.core.model.standalone import forget_conversions
 from medvlm_cli.core.model.vlm import MedVLMConfig, MedVLMForConditionalGeneration
 
 RUN = "run.json"
+CODE = "modeling_medvlm.py"
+AUTO_MAP = {
+    "AutoConfig": "modeling_medvlm.MedVLMConfig",
+    "AutoModel": "modeling_medvlm.MedVLMModel",
+    "AutoModelForImageTextToText": "modeling_medvlm.MedVLMForConditionalGeneration",
+}
+"""Which class of ``CODE`` is what, in ``config.json``; vLLM needs AutoModel too."""
 _MAKE_ONE = "make one with `medvlm pretrain` and `medvlm finetune`, or a small one with `make demo`"
 _PICKLES = {".bin", ".pt", ".pth", ".ckpt", ".pkl"}
+_TAKEN = "from medvlm_kernels.reference import merge_scale, split_scale"
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 def save(
-    model: MedVLMForConditionalGeneration, processor: LlavaProcessor, folder: Path, run: Mapping[str, Any]
+    model: MedVLMForConditionalGeneration,
+    processor: LlavaProcessor,
+    folder: Path,
+    run: Mapping[str, Any],
+    proven: bool = False,
 ) -> None:
     """Write a model; the folder appears by one rename, with everything in it on the disk.
 
@@ -38,8 +56,12 @@ def save(
         processor: its processor.
         folder: what to make; one that is there is replaced.
         run: JSON-able; what ``run.json`` says about how the model came about.
+        proven: load what was written in a fresh process and compare its logits first, see ``fresh``.  Takes as much
+            main memory as the weights once more, twice where they lie on a GPU.
 
     Raises:
+        MedVLMError: the fresh process gives something else.  What was written then lies in ``<folder>.refused``, and a
+            folder that was there before is as it was.
         ResourceError: the disk is full, or refuses otherwise.
     """
     making, old = folder.with_name(f".{folder.name}.tmp"), folder.with_name(f".{folder.name}.old")
@@ -51,6 +73,8 @@ def save(
         except BaseException:
             shutil.rmtree(making, ignore_errors=True)  # 17 GB for an 8B model
             raise
+        if proven:
+            _prove(model, processor, making, folder.with_name(f"{folder.name}.refused"))
         shutil.rmtree(old, ignore_errors=True)
         if folder.exists():
             folder.replace(old)  # a folder cannot be renamed onto one that holds something
@@ -59,11 +83,27 @@ def save(
         shutil.rmtree(old, ignore_errors=True)
 
 
+def _prove(model: MedVLMForConditionalGeneration, processor: LlavaProcessor, making: Path, refused: Path) -> None:
+    """Keep what does not load as it should under another name: it holds hours of training."""
+    try:
+        verify_loads(making, model, processor)
+    except MedVLMError as error:
+        shutil.rmtree(refused, ignore_errors=True)
+        making.replace(refused)
+        raise type(error)(error.what, f"{error.fix}; what was written lies in {refused}") from error
+    except BaseException:
+        shutil.rmtree(making, ignore_errors=True)
+        raise
+
+
 def _write(
     model: MedVLMForConditionalGeneration, processor: LlavaProcessor, folder: Path, run: Mapping[str, Any]
 ) -> None:
     """Everything of a checkpoint, durably."""
+    forget_conversions(model)
+    model.config.auto_map = dict(AUTO_MAP)
     model.save_pretrained(folder)
+    (folder / CODE).write_text(code(), encoding="utf-8")
     processor.save_pretrained(folder)
     readable = (folder / "config.json").stat().st_mode
     weights = {}
@@ -78,10 +118,20 @@ def _write(
     commit.sync_folder(folder)
 
 
+def code() -> str:
+    """``standalone`` with the two operations in it that it takes from the kernels: one file, without medvlm."""
+    taken = (reference.split_scale, reference.merge_scale, reference._wide)
+    text = inspect.getsource(standalone).replace(f"{_TAKEN}\n", "", 1)
+    head, rest = text.split("\n\n\n", 1)
+    return "\n\n\n".join(
+        [f"{head}\nLEAST = {reference.LEAST}", *(inspect.getsource(part).rstrip() for part in taken), rest]
+    )
+
+
 def load(
     where: str | Path, device: torch.device | str, dtype: torch.dtype
 ) -> tuple[MedVLMForConditionalGeneration, LlavaProcessor]:
-    """Read a model, in evaluation mode.
+    """Read a model, in evaluation mode.  Code that the folder brings along is not run.
 
     Args:
         where: folder, or hub id.
@@ -100,7 +150,7 @@ def load(
         raise DataError(f"{where}: there is no checkpoint", _MAKE_ONE)
     try:
         model = MedVLMForConditionalGeneration.from_pretrained(where, dtype=dtype, use_safetensors=True)
-        processor = LlavaProcessor.from_pretrained(where)
+        processor = LlavaProcessor.from_pretrained(where, trust_remote_code=False)
     except (OSError, ValueError, SafetensorError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         if local:

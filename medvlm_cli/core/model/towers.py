@@ -1,64 +1,89 @@
 """Vision towers: a name -> what it is and how to load it.
 
-Weights come through open_clip (a hub id or a local file) and are converted once to Hugging Face's CLIP, so that a
-checkpoint needs no open_clip; a folder is taken as a Hugging Face CLIP vision model already.
+Weights come from where their makers put them (a hub id or a local file) and are converted once to Hugging Face's CLIP
+or SigLIP, so that a checkpoint needs neither open_clip nor timm; a folder is taken as such a model already.
 
 Parameters, for whoever counts: open_clip's visual part of ViT-H-14-378 has 632,682,240.  The converted model has no
 projection into the text space (1280 x 1024), so 631,371,520, and of these the features use 611,691,520 (the last block
 and the last norm are kept for other readers of the folder, but never run).
 """
 
+import difflib
 import json
 import logging
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from pickle import UnpicklingError
+from typing import Any, Literal
 
 import torch
-from transformers import CLIPVisionModel
+from huggingface_hub import hf_hub_download
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from transformers import CLIPVisionModel, PreTrainedModel, SiglipVisionModel
 
 from medvlm_cli.core.errors import ConfigError, RemoteError
-from medvlm_cli.core.model.three_scale import S2ClipVisionConfig, S2ClipVisionModel
+from medvlm_cli.core.model.convert import convert_open_clip, convert_timm
+from medvlm_cli.core.model.standalone import S2ClipVisionConfig
+from medvlm_cli.core.model.three_scale import S2ClipVisionModel
 
 _CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 _CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+_HALF = (0.5, 0.5, 0.5)
+_WEIGHTS = "open_clip_pytorch_model.bin"
+"""How open_clip names a file of weights on the hub."""
+_OWN = {"model_type", "vision_use_head"}
+"""Settings of a Hugging Face tower that ours has its own values of."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TowerSpec:
-    """What a tower is.  Sizes are pixels, ``width`` is C, the channels of one token at one scale."""
+    """What a tower is.  Sizes are pixels, ``width`` is C, the channels of one token at one scale.
 
-    open_clip_name: str
+    ``clip`` is a CLIP ViT of open_clip, ``vit`` a timm ViT in open_clip's CLIP, ``siglip`` a SigLIP of Hugging Face.
+    Only a ``clip`` with QuickGELU takes the fused path of ``three_scale``; the others take the plain one.
+    """
+
+    kind: Literal["clip", "vit", "siglip"] = "clip"
+    open_clip_name: str = ""
+    """Of ``clip``."""
     pretrained: str
+    """Of ``clip`` open_clip's tag; of the others a hub id."""
     image_size: int
     patch: int
     width: int
     layers: int
     heads: int
+    hidden: int | None = None
+    """Channels between the two layers of a block's MLP; None for 4 C."""
     licence: str
     source: str
     mean: tuple[float, float, float] = _CLIP_MEAN
     std: tuple[float, float, float] = _CLIP_STD
     activation: str = "quick_gelu"
+    eps: float = 1e-5
 
     def config(self, scales: Sequence[int], antialias: bool = False) -> S2ClipVisionConfig:
-        """The config of this tower at these scales; the blocks' inner width is 4 C."""
+        """The config of this tower at these scales."""
         return S2ClipVisionConfig(
+            s2_tower=self.kind,
             hidden_size=self.width,
-            intermediate_size=4 * self.width,
+            intermediate_size=self.hidden or 4 * self.width,
             num_hidden_layers=self.layers,
             num_attention_heads=self.heads,
             image_size=self.image_size,
             patch_size=self.patch,
             hidden_act=self.activation,
+            layer_norm_eps=self.eps,
             s2_scales=list(scales),
             s2_antialias=antialias,
             image_mean=list(self.mean),
             image_std=list(self.std),
         )
 
+
+_SIGLIP_PAPER = "SigLIP, Zhai et al. 2023, arXiv:2303.15343"
 
 TOWERS: dict[str, TowerSpec] = {
     "dfn5b-vit-h-14-378": TowerSpec(
@@ -69,7 +94,7 @@ TOWERS: dict[str, TowerSpec] = {
         width=1280,
         layers=32,
         heads=16,
-        licence="apple-amlr (research only)",
+        licence="apple-amlr (research only).  Models derived from it may be used for non-commercial research only, too",
         source="Data Filtering Networks, Fang et al. 2023, arXiv:2309.17425; open_clip ViT-H-14-378-quickgelu.json",
     ),
     "clip-vit-l-14-336": TowerSpec(
@@ -83,6 +108,51 @@ TOWERS: dict[str, TowerSpec] = {
         licence="MIT",
         source="CLIP, Radford et al. 2021, arXiv:2103.00020; open_clip ViT-L-14-336-quickgelu.json",
     ),
+    # Its patches leave 6 of 384 pixels over, which it never saw either: 378 pixels give the same 27 x 27 patches.
+    "siglip-so400m-14-384": TowerSpec(
+        kind="siglip",
+        pretrained="google/siglip-so400m-patch14-384",
+        image_size=378,
+        patch=14,
+        width=1152,
+        layers=27,
+        heads=16,
+        hidden=4304,
+        licence="Apache-2.0",
+        source=f"{_SIGLIP_PAPER}; config.json of google/siglip-so400m-patch14-384",
+        mean=_HALF,
+        std=_HALF,
+        activation="gelu_pytorch_tanh",
+        eps=1e-6,
+    ),
+    "siglip-base-16-224": TowerSpec(
+        kind="siglip",
+        pretrained="google/siglip-base-patch16-224",
+        image_size=224,
+        patch=16,
+        width=768,
+        layers=12,
+        heads=12,
+        licence="Apache-2.0",
+        source=f"{_SIGLIP_PAPER}; config.json of google/siglip-base-patch16-224",
+        mean=_HALF,
+        std=_HALF,
+        activation="gelu_pytorch_tanh",
+        eps=1e-6,
+    ),
+    "biomedclip-vit-b-16-224": TowerSpec(
+        kind="vit",
+        pretrained="microsoft/BiomedCLIP-PubMedBERT_256-vit_base_patch16_224",
+        image_size=224,
+        patch=16,
+        width=768,
+        layers=12,
+        heads=12,
+        licence="MIT.  Its makers mean it for research, and not for any deployed use",
+        source="BiomedCLIP, Zhang et al. 2023, arXiv:2303.00915; its open_clip_config.json and timm's ViT-B/16",
+        activation="gelu",
+        eps=1e-6,
+    ),
 }
 
 
@@ -90,8 +160,8 @@ def load_tower(name_or_path: str, scales: Sequence[int], antialias: bool = False
     """Load a tower in float32, frozen.
 
     Args:
-        name_or_path: a name of ``TOWERS``; a name and a local weight file, ``dfn5b-vit-h-14-378:/weights/file.bin``; or
-            a folder that holds a Hugging Face CLIP vision model.
+        name_or_path: a name of ``TOWERS``; a name and its local weights, ``dfn5b-vit-h-14-378:/weights/file.bin`` (of
+            SigLIP a folder); or a folder that holds a CLIP or SigLIP model of Hugging Face.
         scales: pixels, the tower's own size first, then multiples of it.
         antialias: antialias the reduction to the smaller scales.
 
@@ -101,17 +171,22 @@ def load_tower(name_or_path: str, scales: Sequence[int], antialias: bool = False
     """
     name, _, weights = name_or_path.partition(":")
     if name in TOWERS:
-        config = _fitting(TOWERS[name].config, name, scales, antialias)
-        return _converted(config, _open_clip_visual(name, TOWERS[name], weights))
+        spec = TOWERS[name]
+        config = _fitting(spec.config, name, scales, antialias)
+        read = {"clip": _open_clip_visual, "vit": _timm_visual, "siglip": _siglip_visual}[spec.kind]
+        return _filled(config, read(name, spec, weights), f"tower {name}")
     if not Path(name_or_path).is_dir():
+        near = difflib.get_close_matches(name, [*TOWERS, "tiny"], n=1)
         raise ConfigError(
-            f"tower {name_or_path}: no such tower, and no such folder",
-            f"give a folder with a CLIP vision model, or one of {', '.join(TOWERS)}, tiny",
+            f"tower {name_or_path}: no such tower, and no such folder" + (f"; did you mean {near[0]}?" if near else ""),
+            f"give a folder with a CLIP or SigLIP vision model, or one of {', '.join(TOWERS)}, tiny",
         )
     return _from_folder(Path(name_or_path), scales, antialias)
 
 
-def _fitting(make: Any, name: str, scales: Sequence[int], antialias: bool) -> S2ClipVisionConfig:
+def _fitting(
+    make: Callable[[list[int], bool], S2ClipVisionConfig], name: str, scales: Sequence[int], antialias: bool
+) -> S2ClipVisionConfig:
     try:
         return make(list(scales), antialias)
     except Exception as error:  # huggingface_hub wraps the ValueError of validate_architecture
@@ -120,8 +195,23 @@ def _fitting(make: Any, name: str, scales: Sequence[int], antialias: bool) -> S2
         raise ConfigError(f"tower {name}: {error.__cause__}", "mend it with --set scales=...") from error
 
 
+def _filled(config: S2ClipVisionConfig, weights: Mapping[str, torch.Tensor], where: str) -> S2ClipVisionModel:
+    """A tower with these weights.
+
+    Raises:
+        ConfigError: they are those of another tower.
+    """
+    tower = S2ClipVisionModel(config)
+    try:
+        tower.clip.load_state_dict(weights)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ConfigError(f"{where}: these are the weights of another tower ({reason})", "take its own") from error
+    return tower
+
+
 def _open_clip_visual(name: str, spec: TowerSpec, weights: str) -> Mapping[str, torch.Tensor]:
-    """The visual weights as open_clip names them."""
+    """The visual weights of a CLIP of open_clip."""
     import open_clip  # 10 seconds, so only when weights are converted
 
     if weights and not Path(weights).is_file():
@@ -133,84 +223,92 @@ def _open_clip_visual(name: str, spec: TowerSpec, weights: str) -> Mapping[str, 
     except (OSError, RuntimeError) as error:  # the hub's errors are OSErrors; open_clip raises RuntimeError
         if weights:
             raise ConfigError(f"tower {name}: {weights} does not hold its weights ({_line(error)})") from error
-        raise RemoteError(
-            f"tower {name}: its weights could not be fetched ({_line(error)})",
-            f"fetch them where there is a network and give --set tower={name}:/path/of/the/file, or --set tower=tiny",
-        ) from error
+        raise _unfetched(name, error) from error
     finally:
         logging.disable(before)
-    return model.visual.state_dict()
+    return convert_open_clip(model.visual.state_dict())
 
 
 def _line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
-def _converted(config: S2ClipVisionConfig, visual: Mapping[str, torch.Tensor]) -> S2ClipVisionModel:
-    tower = S2ClipVisionModel(config)
-    tower.clip.load_state_dict(convert_open_clip(visual))
-    return tower
+def _timm_visual(name: str, spec: TowerSpec, weights: str) -> Mapping[str, torch.Tensor]:
+    """The visual weights of a CLIP of open_clip whose image half is timm's; its text half is never built."""
+    if weights and not Path(weights).is_file():
+        raise ConfigError(f"tower {name}: no weight file {weights}", "check the path behind the colon")
+    try:
+        path = weights or hf_hub_download(spec.pretrained, _WEIGHTS)
+    except (OSError, ValueError) as error:  # the hub's errors
+        raise _unfetched(name, error) from error
+    try:
+        state = load_file(path) if path.endswith(".safetensors") else torch.load(path, "cpu", weights_only=True)
+        trunk = {key: value for key, value in state.items() if key.startswith("visual.trunk.")}
+    except (OSError, RuntimeError, SafetensorError, ValueError, AttributeError, EOFError, UnpicklingError) as error:
+        raise ConfigError(f"tower {name}: {path} does not hold its weights ({_line(error)})") from error
+    if not trunk:
+        raise ConfigError(f"tower {name}: {path} does not hold its weights (none begins with visual.trunk)")
+    return convert_timm({key.removeprefix("visual.trunk."): value for key, value in trunk.items()})
 
 
-_RENAMED = (
-    (r"^conv1\.", "embeddings.patch_embedding."),
-    (r"^class_embedding$", "embeddings.class_embedding"),
-    (r"^positional_embedding$", "embeddings.position_embedding.weight"),
-    (r"^ln_pre\.", "pre_layrnorm."),  # Hugging Face's spelling
-    (r"^ln_post\.", "post_layernorm."),
-    (r"^transformer\.resblocks\.(\d+)\.ln_([12])\.", r"encoder.layers.\1.layer_norm\2."),
-    (r"^transformer\.resblocks\.(\d+)\.attn\.out_proj\.", r"encoder.layers.\1.self_attn.out_proj."),
-    (r"^transformer\.resblocks\.(\d+)\.mlp\.c_fc\.", r"encoder.layers.\1.mlp.fc1."),
-    (r"^transformer\.resblocks\.(\d+)\.mlp\.c_proj\.", r"encoder.layers.\1.mlp.fc2."),
-)
-_PACKED = re.compile(r"^transformer\.resblocks\.(\d+)\.attn\.in_proj_(weight|bias)$")
+def _siglip_visual(name: str, spec: TowerSpec, weights: str) -> Mapping[str, torch.Tensor]:
+    """The visual weights of a SigLIP of Hugging Face, without its pooling head."""
+    if weights and not Path(weights).is_dir():
+        raise ConfigError(f"tower {name}: no folder {weights}", "check the path behind the colon")
+    try:
+        model = SiglipVisionModel.from_pretrained(weights or spec.pretrained, dtype=torch.float32)
+    except (OSError, ValueError, RuntimeError) as error:
+        if weights:
+            raise ConfigError(f"tower {name}: {weights} does not hold its weights ({_line(error)})") from error
+        raise _unfetched(name, error) from error
+    return _without_head(model)
 
 
-def convert_open_clip(visual: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The weights of an open_clip ``VisionTransformer`` under the names of Hugging Face's ``CLIPVisionModel``.
+def _without_head(model: PreTrainedModel) -> dict[str, torch.Tensor]:
+    return {key: value for key, value in model.state_dict().items() if not key.startswith("head.")}
 
-    The packed ``in_proj`` is split into query, key and value; the projection into the text space is dropped.
 
-    Raises:
-        ConfigError: a weight that this kind of tower does not have.
-    """
-    out: dict[str, torch.Tensor] = {}
-    for key, value in visual.items():
-        if key == "proj":
-            continue
-        if packed := _PACKED.match(key):
-            for part, piece in zip("qkv", value.chunk(3), strict=True):
-                out[f"encoder.layers.{packed[1]}.self_attn.{part}_proj.{packed[2]}"] = piece
-            continue
-        rules = (re.subn(pattern, new, key) for pattern, new in _RENAMED)
-        renamed = next((new for new, hits in rules if hits), None)
-        if renamed is None:
-            raise ConfigError(f"the tower has a weight {key}, which a plain CLIP ViT has not", "take another tower")
-        out[renamed] = value
-    return out
+def _unfetched(name: str, error: BaseException) -> RemoteError:
+    return RemoteError(
+        f"tower {name}: its weights could not be fetched ({_line(error)})",
+        f"fetch them where there is a network and give --set tower={name}:/path/of/the/file, or --set tower=tiny",
+    )
 
 
 def _from_folder(folder: Path, scales: Sequence[int], antialias: bool) -> S2ClipVisionModel:
-    """A Hugging Face CLIP vision model; its pixel statistics from ``preprocessor_config.json`` where it has one."""
+    """A CLIP or SigLIP vision model of Hugging Face, or the vision half of such a model.
+
+    Its pixel statistics come from ``preprocessor_config.json`` where it has one.  Where its own size leaves pixels
+    over, the first scale may be the size of the patches alone: 378 for 384 pixels in patches of 14.
+    """
     try:
-        clip = CLIPVisionModel.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+        kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type", "")
+        classes: dict[str, Any] = {"clip": CLIPVisionModel, "siglip": SiglipVisionModel}
+        if kind.removesuffix("_vision_model") not in classes:
+            raise ValueError(f"model_type {kind!r}")
+        kind = kind.removesuffix("_vision_model")
+        model = classes[kind].from_pretrained(folder, dtype=torch.float32, local_files_only=True)
     except (OSError, ValueError) as error:
         raise ConfigError(
-            f"tower {folder}: not a CLIP vision model of Hugging Face ({_line(error)})",
+            f"tower {folder}: neither a CLIP nor a SigLIP vision model of Hugging Face ({_line(error)})",
             "give a folder with config.json and model.safetensors",
         ) from error
-    settings = clip.config.to_dict()
-    settings.pop("model_type", None)
+    settings = {key: value for key, value in model.config.to_dict().items() if key not in _OWN}
+    if kind == "siglip":
+        settings |= {"image_mean": list(_HALF), "image_std": list(_HALF)}
+    patch, side = settings["patch_size"], settings["image_size"] // settings["patch_size"]
+    if scales and scales[0] == side * patch:
+        settings["image_size"] = scales[0]
     images = folder / "preprocessor_config.json"
     if images.is_file():
         stored = json.loads(images.read_text(encoding="utf-8"))
         settings |= {key: stored[key] for key in ("image_mean", "image_std") if key in stored}
     config = _fitting(
-        lambda scales, antialias: S2ClipVisionConfig(**settings, s2_scales=scales, s2_antialias=antialias),
+        lambda scales, antialias: S2ClipVisionConfig(
+            **settings, s2_tower=kind, s2_scales=scales, s2_antialias=antialias
+        ),
         str(folder),
         scales,
         antialias,
     )
-    tower = S2ClipVisionModel(config)
-    tower.clip.load_state_dict(clip.state_dict())
-    return tower
+    return _filled(config, _without_head(model), f"tower {folder}")

@@ -1,12 +1,6 @@
-"""The model: a three-scale tower, a connector, a language model; LLaVA's shape, trained and read as ours.
+"""The model: a tower at several scales, a connector, a language model; LLaVA's shape, trained and read as ours.
 
-It is ``LlavaForConditionalGeneration`` with three differences.  ``image_features`` may stand for ``pixel_values``, so
-that features of the frozen tower can be cached.  A training batch without images still runs the connector, inside the
-forward pass, so that every rank of a parallel run calls the same modules in the same order.  The loss looks at target
-positions only, in float32.
-
-Legend: B rows, L tokens of a row, N images of the batch, S pixels at the largest scale, T tokens of an image, K scales,
-C channels of the tower, H width of the language model, V words of the vocabulary.
+What it computes is in ``standalone``; here it gets medvlm's own tower and is put together from its parts.
 """
 
 from collections.abc import Sequence
@@ -14,35 +8,25 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
-from huggingface_hub.dataclasses import strict
-from torch import nn
 from transformers import (
     AutoConfig,
     AutoModel,
     AutoModelForImageTextToText,
     CLIPImageProcessor,
     GenerationConfig,
-    LlavaConfig,
-    LlavaForConditionalGeneration,
-    LlavaModel,
     LlavaProcessor,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.llava.image_processing_llava import LlavaImageProcessor
-from transformers.models.llava.modeling_llava import (
-    LlavaCausalLMOutputWithPast,
-    LlavaModelOutputWithPast,
-    LlavaPreTrainedModel,
-)
 from transformers.utils import logging as transformers_logging
 
 from medvlm_cli.core.errors import ConfigError
+from medvlm_cli.core.model import standalone
 from medvlm_cli.core.model.connector import init_connector
 from medvlm_cli.core.model.llms import LLMS, load_llm, stop_ids
-from medvlm_cli.core.model.three_scale import S2ClipVisionConfig
+from medvlm_cli.core.model.standalone import MedVLMConfig, S2ClipVisionConfig, forget_conversions
+from medvlm_cli.core.model.three_scale import S2ClipVisionModel
 from medvlm_cli.core.model.towers import load_tower
 
 Fit = Literal["squash", "pad", "crop"]
@@ -50,194 +34,16 @@ Fit = Literal["squash", "pad", "crop"]
 transformers_logging.disable_progress_bar()  # it draws on the terminal, which only render.py may
 
 
-@strict
-class MedVLMConfig(LlavaConfig):
-    """LLaVA's config, with what the model was made of."""
-
-    model_type = "medvlm"
-
-    vision_config: Any = None
-    text_config: Any = None
-    fit: str = "squash"
-    """How an image is made square: squash, pad or crop."""
-    llm_family: str = "generic"
-    """Key of ``core.model.llms.LLMS``."""
-    base_tower: str = ""
-    base_llm: str = ""
-
-
-class MedVLMModel(LlavaModel):
+class MedVLMModel(standalone.MedVLMModel):
     """Tower, connector and language model without its head."""
 
-    config: MedVLMConfig
-
-    def forward(  # noqa: PLR0913  transformers' own signature, and image_features
-        self,
-        input_ids: Any = None,
-        pixel_values: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        position_ids: torch.Tensor | None = None,
-        past_key_values: Any = None,
-        inputs_embeds: torch.Tensor | None = None,
-        image_features: torch.Tensor | None = None,
-        mm_encoder_outputs: dict[str, BaseModelOutputWithPooling] | None = None,
-        **kwargs: Any,
-    ) -> LlavaModelOutputWithPast:
-        """Hidden states ``(B, L, H)``; the arguments are those of ``MedVLMForConditionalGeneration``."""
-        if (input_ids is None) == (inputs_embeds is None):
-            raise ValueError("give exactly one of input_ids and inputs_embeds")
-        if inputs_embeds is None:
-            inputs_embeds = self.get_input_embeddings()(input_ids)
-        images = self._images(pixel_values, image_features, mm_encoder_outputs)
-        if images is not None:
-            images = images.to(inputs_embeds.device, inputs_embeds.dtype)
-            places = self.get_placeholder_mask(input_ids, inputs_embeds=inputs_embeds, image_features=images)
-            inputs_embeds = inputs_embeds.masked_scatter(places, images)
-        elif self.training and past_key_values is None:
-            # Never into the loss instead: ranks with and without images would then run the backward pass in another
-            # order, and ZeRO-2 adds the gradients of different weights together without a word.
-            nothing = inputs_embeds.new_zeros(1, 1, self.config.vision_config.channels)
-            inputs_embeds = inputs_embeds + 0 * self.multi_modal_projector(nothing).sum()
-        outputs = self.language_model(
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            past_key_values=past_key_values,
-            inputs_embeds=inputs_embeds,
-            **kwargs,
-        )
-        return LlavaModelOutputWithPast(
-            last_hidden_state=outputs.last_hidden_state,
-            past_key_values=outputs.past_key_values,
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
-            image_hidden_states=images,
-        )
-
-    def _images(
-        self,
-        pixel_values: torch.Tensor | None,
-        image_features: torch.Tensor | None,
-        mm_encoder_outputs: dict[str, BaseModelOutputWithPooling] | None,
-    ) -> torch.Tensor | None:
-        """Embeddings ``(N, T, H)`` of the images, from whichever of the three there is."""
-        ready: Any = (mm_encoder_outputs or {}).get("image")  # what generate() makes of pixel_values beforehand
-        if sum(given is not None for given in (pixel_values, image_features, ready)) > 1:
-            raise ValueError("give only one of pixel_values, image_features and mm_encoder_outputs")
-        if ready is not None:
-            return torch.stack(list(ready.pooler_output))
-        if pixel_values is not None:
-            image_features = self.vision_tower.encode(pixel_values)
-        if image_features is None:
-            return None
-        return self.multi_modal_projector(image_features.to(self.multi_modal_projector.linear_1.weight.dtype))
+    tower_class = S2ClipVisionModel
 
 
-class MedVLMForConditionalGeneration(LlavaForConditionalGeneration):
+class MedVLMForConditionalGeneration(standalone.MedVLMForConditionalGeneration):
     """The model that answers questions about images."""
 
-    config_class = MedVLMConfig
-    config: MedVLMConfig
-    accepts_loss_kwargs = True  # Trainer then passes num_items_in_batch
-
-    def __init__(self, config: MedVLMConfig) -> None:
-        LlavaPreTrainedModel.__init__(self, config)
-        self.model = MedVLMModel(config)
-        self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
-        self.post_init()
-
-    @classmethod
-    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
-        """As in transformers, with the tower frozen again."""
-        loaded = super().from_pretrained(*args, **kwargs)
-        model = loaded[0] if isinstance(loaded, tuple) else loaded  # (model, info) when info is asked for
-        model.model.vision_tower.requires_grad_(False)
-        forget_conversions(model)
-        return loaded
-
-    def forward(  # noqa: PLR0913  transformers' own signature, and image_features
-        self,
-        input_ids: torch.Tensor | None = None,
-        pixel_values: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        position_ids: torch.Tensor | None = None,
-        past_key_values: Any = None,
-        inputs_embeds: torch.Tensor | None = None,
-        labels: torch.Tensor | None = None,
-        logits_to_keep: int | torch.Tensor = 0,
-        image_features: torch.Tensor | None = None,
-        mm_encoder_outputs: dict[str, BaseModelOutputWithPooling] | None = None,
-        num_items_in_batch: int | torch.Tensor | None = None,
-        **kwargs: Any,
-    ) -> LlavaCausalLMOutputWithPast:
-        """Logits, or with labels the loss.
-
-        Args:
-            input_ids: ``(B, L)``, with T placeholders for every image.
-            pixel_values: ``(N, 3, S, S)``, uint8 or normalised float, in the order of the placeholders.
-            attention_mask: ``(B, L)``, 0 on padding.
-            position_ids: ``(B, L)``; None counts.
-            past_key_values: cache of what came before.
-            inputs_embeds: ``(B, L, H)`` in place of ``input_ids``.
-            labels: ``(B, L)``, -100 where the loss does not look.
-            logits_to_keep: last positions to give logits for, or their indices; 0 for all.
-            image_features: ``(N, T, K * C)``, what ``vision_tower.encode`` gave for the pixels, in their place.
-            mm_encoder_outputs: transformers' own way to hand over encoded images.
-            num_items_in_batch: targets of the whole optimiser step; the loss is the sum over this batch's targets
-                divided by it.  None takes the mean over this batch's.
-            kwargs: for the language model.
-
-        Returns:
-            ``logits`` ``(B, L, V)`` without labels.  With labels ``loss``, in nats and float32, and no logits: those of
-            a vocabulary of 128,000 at every position would take more memory than all activations.
-        """
-        outputs = self.model(
-            input_ids=input_ids,
-            pixel_values=pixel_values,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            past_key_values=past_key_values,
-            inputs_embeds=inputs_embeds,
-            image_features=image_features,
-            mm_encoder_outputs=mm_encoder_outputs,
-            **kwargs,
-        )
-        hidden = outputs.last_hidden_state
-        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-        return LlavaCausalLMOutputWithPast(
-            loss=None if labels is None else self._loss(hidden, labels, num_items_in_batch),
-            logits=self.lm_head(hidden[:, kept]) if labels is None else None,
-            past_key_values=outputs.past_key_values,
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
-            image_hidden_states=outputs.image_hidden_states,
-        )
-
-    def _loss(self, hidden: torch.Tensor, labels: torch.Tensor, items: int | torch.Tensor | None) -> torch.Tensor:
-        """Cross entropy where there is a target; 0, with a gradient, where there is none."""
-        targets = labels[:, 1:].to(hidden.device)
-        learned = targets != -100
-        logits = self.lm_head(hidden[:, :-1][learned]).float()
-        total = F.cross_entropy(logits, targets[learned], reduction="sum")
-        return total / (max(int(learned.sum()), 1) if items is None else items)
-
-    def prepare_inputs_for_generation(self, *args: Any, **kwargs: Any) -> Any:
-        """As in transformers, which drops ``pixel_values`` after the first step, and ``image_features`` with them."""
-        stock: Any = super()
-        inputs = stock.prepare_inputs_for_generation(*args, **kwargs)
-        if not kwargs.get("is_first_iteration") and kwargs.get("use_cache", True):
-            inputs.pop("image_features", None)
-        return inputs
-
-
-def forget_conversions(model: nn.Module) -> None:
-    """Save weights under the names they have in memory.
-
-    Loading under ZeRO-3 remembers every renaming of old checkpoints, used or not, and saving would undo them all:
-    ``language_model.model.model.*``.  Our checkpoints need none.
-    """
-    for module in model.modules():
-        if isinstance(module, PreTrainedModel):
-            module._weight_conversions = []  # type: ignore[assignment]
+    model_class = MedVLMModel
 
 
 def freeze(model: MedVLMForConditionalGeneration, stage: str) -> None:
