@@ -39,6 +39,8 @@ bench: $(READY)
 	$(BIN)/python tests/bench/parse_articles.py
 	$(BIN)/python tests/bench/fetch_articles.py
 	$(BIN)/python tests/bench/synthesize_rows.py
+	$(BIN)/python tests/bench/train_tokens.py
+	$(BIN)/python tests/bench/loss_memory.py
 	$(BIN)/python tests/bench/demo_seconds.py
 
 # The help texts in README.md, written anew from the program.

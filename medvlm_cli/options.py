@@ -11,8 +11,9 @@ import typer
 
 from medvlm_cli import render
 from medvlm_cli.core.config import as_dict
-from medvlm_cli.core.errors import INCOMPLETE
+from medvlm_cli.core.errors import INCOMPLETE, ConfigError
 from medvlm_cli.core.presets import Config, load
+from medvlm_cli.core.ranks import leads
 from medvlm_cli.core.workspace import Workspace
 
 OPTIONS: dict[str, tuple[Any, Any]] = {
@@ -40,6 +41,16 @@ OPTIONS: dict[str, tuple[Any, Any]] = {
     "dry_run": (Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")], False),
 }
 
+GpuType = Annotated[
+    str,
+    typer.Option(
+        "--gpu-type",
+        metavar="NAME",
+        help="With --dry-run: devices to count on, as h100-80gb.",
+        show_default="this machine's",
+    ),
+]
+
 
 @dataclass(frozen=True)
 class Shared:
@@ -61,6 +72,37 @@ class Shared:
         """Where to write: ``-o``, else the place in the workspace."""
         return self.out or self.workspace.path(*parts)
 
+    def estimate(
+        self, plan: dict[str, Any], config: Any, conversations: Path | None, default: str, parts: Any, gpu_type: str
+    ) -> None:
+        """Print what a stage of training would read, write and cost.
+
+        Args:
+            plan: ``verb``, ``writes`` and ``gpus``.
+            config: the settings.
+            conversations: dataset given; None takes the workspace's where it has one, and else assumed lengths.
+            default: where it is in the workspace.
+            parts: folder of a checkpoint, or a ``PretrainConfig``.
+            gpu_type: of ``--gpu-type``.
+
+        Raises:
+            ConfigError: a type of device is named and nothing is estimated.
+            MedVLMError: as ``core.estimate.estimate``.
+        """
+        if not self.dry_run:
+            raise ConfigError("--gpu-type only tells --dry-run what to count on", "add --dry-run, or leave it out")
+        from medvlm_cli.core.estimate import Question, estimate  # loads torch
+
+        own = self.workspace.root / default
+        rows = self.workspace.dataset(conversations, default, "medvlm synthesize") if conversations else own
+        question = Question(
+            stage=plan["verb"], config=config, parts=parts, conversations=rows if rows.exists() else None,
+            out=Path(plan["writes"]), gpus=plan["gpus"], gpu_type=gpu_type,
+        )  # fmt: skip
+        reads = [str(place) for place in (question.conversations, parts) if isinstance(place, Path)]
+        said = plan | {"reads": reads, "settings": as_dict(config), "dry_run": True} | estimate(question)
+        render.result(said, as_json=self.json)
+
     def run(self, plan: dict[str, Any], config: Any, stage: Callable[[render.Tell], dict[str, Any]]) -> None:
         """Run a stage under a progress display and print its summary; with ``--dry-run`` print the plan alone.
 
@@ -77,7 +119,7 @@ class Shared:
         else:
             if plan.get("cost") and not self.quiet:
                 render.hint("about " + render.listed(plan["cost"]))
-            with render.progress(quiet=self.quiet) as tell:
+            with render.progress(quiet=self.quiet or not leads()) as tell:  # of ranks, one speaks
                 summary = stage(tell)
         render.result(summary, as_json=self.json)
         if summary.get("retry"):

@@ -8,13 +8,13 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from rich.columns import Columns
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.logging import RichHandler
 from rich.padding import Padding
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -30,6 +30,8 @@ WIDTH = 160
 """Columns of a table off a terminal, where Rich would cut words to fit 80."""
 COUNTED_ROWS = 12
 """Most rows of a table of counts on a terminal."""
+LOSS_STYLES = {"target": "bold green", "ignored": "dim", "image": "cyan"}
+"""How a conversation shows what the loss learns, what it only reads, and where images stand."""
 
 _speak: dict[str, Any] = {"json": False}
 
@@ -67,43 +69,87 @@ def progress(*, quiet: bool) -> Iterator[Tell]:
     if quiet:
         yield lambda what, done, total: None
     elif sys.stderr.isatty():
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-        with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True) as bars:
-            tasks: dict[str, Any] = {}
-
-            def tell(what: str, done: int, total: int | None) -> None:
-                if what not in tasks:
-                    tasks[what] = bars.add_task(Text(clean(what)).plain.replace("[", r"\["), total=total)
-                bars.update(tasks[what], completed=done, total=total)
-
-            yield tell
+        with Panel(Console(stderr=True)) as panel:
+            yield panel
     else:
-        yield _Heartbeat().tell
+        yield _Heartbeat()
+
+
+class Panel(Progress):
+    """A bar a phase, and under them the figures of a training."""
+
+    def __init__(self, console: Console) -> None:
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        self._bars: dict[str, Any] = {}
+        self._figures: dict[str, str] = {}
+        super().__init__(*columns, TimeRemainingColumn(), console=console, transient=True)
+
+    def __call__(self, what: str, done: int, total: int | None) -> None:
+        """How far a phase is.  One that begins in the middle, as a resumed one does, gets no credit for its start."""
+        if what not in self._bars:
+            description = Text(clean(what)).plain.replace("[", r"\[")
+            self._bars[what] = self.add_task(description, total=total, completed=done)
+        self.update(self._bars[what], completed=done, total=total)
+
+    def figures(self, values: Mapping[str, float | None]) -> None:
+        """Show these instead of the last ones."""
+        self._figures = _told(values)
+
+    def get_renderables(self) -> Iterator[RenderableType]:
+        """What is drawn, several times a second."""
+        yield from super().get_renderables()
+        if self._figures:
+            cells = [Text.assemble((f"{name} ", "dim"), value) for name, value in self._figures.items()]
+            yield Columns(cells, padding=(0, 3))
 
 
 class _Heartbeat:
     """``20:31:07 pretrain 1,200/2,344 3.1/s eta 6m`` at most every 30 seconds a phase, and when one begins.
 
-    Phases may go on side by side, as two teachers do.
+    Phases may go on side by side, as two teachers do.  The figures of a training end its line.
     """
 
     def __init__(self) -> None:
-        self.began: dict[str, float] = {}
+        self.began: dict[str, tuple[float, int]] = {}
         self.spoke: dict[str, float] = {}
+        self.told = ""
 
-    def tell(self, what: str, done: int, total: int | None) -> None:
+    def __call__(self, what: str, done: int, total: int | None) -> None:
         now = time.monotonic()
+        told, self.told = self.told, ""
         if now - self.spoke.get(what, -HEARTBEAT_SECONDS) < HEARTBEAT_SECONDS:
             return
-        began = self.began.setdefault(what, now)
+        began, first = self.began.setdefault(what, (now, done))
         self.spoke[what] = now
-        rate = done / (now - began) if now > began else 0.0
+        rate = (done - first) / (now - began) if now > began else 0.0
         parts = [time.strftime("%H:%M:%S"), clean(what), f"{done:,}" + (f"/{total:,}" if total else "")]
         if rate:
-            parts.append(f"{rate:.1f}/s")
+            parts.append(f"{rate:.1f}/s" if rate >= 1 else f"{1 / rate:.1f} s each")
             if total:
                 parts.append(f"eta {(total - done) / rate / 60:.0f}m")
-        print(" ".join(parts), file=sys.stderr, flush=True)
+        print(" ".join([*parts, told] if told else parts), file=sys.stderr, flush=True)
+
+    def figures(self, values: Mapping[str, float | None]) -> None:
+        """Have the next line, which is of the same phase, end in these."""
+        self.told = ", ".join(f"{name} {value}" for name, value in _told(values).items())
+
+
+FIGURES: dict[str, tuple[str, Callable[[float], str]]] = {
+    "loss": ("loss", "{:.4f}".format),
+    "held_out_loss": ("held-out loss", "{:.4f}".format),
+    "lr": ("lr", "{:.2e}".format),
+    "grad_norm": ("gradient norm", "{:.3g}".format),
+    "tokens_per_second": ("tokens/s", "{:,.0f}".format),
+    "images_per_second": ("images/s", "{:,.1f}".format),
+    "mfu": ("MFU", "{:.1%}".format),
+    "peak_bytes": ("peak", lambda size: f"{size / 1e9:,.1f} GB"),
+}
+"""Figures of a training as they are shown, in this order: name, and how a value is written."""
+
+
+def _told(values: Mapping[str, float | None]) -> dict[str, str]:
+    known = {name: value for name, value in values.items() if value is not None}
+    return {title: write(known[name]) for name, (title, write) in FIGURES.items() if name in known}
 
 
 def result(summary: dict[str, Any], *, as_json: bool) -> None:
@@ -127,6 +173,8 @@ def _print(console: Console, summary: dict[str, Any]) -> None:
     for key, value in summary.items():
         if key == "tables":
             _print_counts(console, value)
+        elif key == "sample":
+            _print_sample(console, value)
         elif isinstance(value, dict) and value and all(isinstance(row, dict) for row in value.values()):
             console.print(_table(key, value))
         elif isinstance(value, dict):
@@ -147,6 +195,22 @@ def _print_counts(console: Console, tables: dict[str, dict[str, int]]) -> None:
         return
     blocks = [Padding(_counts(title, counts), (1, 3, 0, 0)) for title, counts in tables.items() if counts]
     console.print(Columns(blocks, padding=0), soft_wrap=False)
+
+
+def _print_sample(console: Console, sample: dict[str, Any]) -> None:
+    """A conversation as the loss sees it: in colours, or with ``[[ ]]`` around the targets where there are none."""
+    coloured = console.is_terminal and console.color_system is not None and not console.no_color
+    targets = "in green" if coloured else "in [[ ]]"
+    console.print(Text(clean(f"sample {sample['conversation']}, targets {targets}:")))
+    shown = Text()
+    for piece in sample["pieces"]:
+        text = clean(piece["text"])
+        if piece["kind"] == "image":
+            text = f"{text} x {piece['tokens']:,}"
+        elif piece["kind"] == "target" and not coloured:
+            text = f"[[{text}]]"
+        shown.append(text, style=LOSS_STYLES[piece["kind"]] if coloured else "")
+    console.print(shown)
 
 
 def _counts(title: str, counts: dict[str, int]) -> Table:

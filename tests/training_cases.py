@@ -14,7 +14,10 @@ from medvlm_cli.core.schemas import CONVERSATIONS, FIGURES, STEPS
 
 ROWS = 26
 HELD_OUT = 4
-SETTINGS = {"batch": 8, "micro_batch": 4, "epochs": 2.0, "precision": "fp32", "checkpointing": False, "save_every": 2}
+SETTINGS = {
+    "batch": 8, "micro_batch": 4, "epochs": 2.0, "precision": "fp32", "checkpointing": False, "save_every": 2,
+    "proven": False,
+}  # fmt: skip
 """44 conversations to train on in two epochs, so 5 full steps and a last one of 4."""
 
 

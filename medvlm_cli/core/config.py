@@ -3,15 +3,17 @@
 A default is the paper's number where the paper gives one (tables 8 and 9 of Llama3-Med).
 """
 
-import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Any
-from urllib.parse import urlsplit
 
 from medvlm_cli.core.errors import ConfigError
+from medvlm_cli.core.settings import CACHE_PRECISIONS, as_dict, at_least, is_address, one_of
+from medvlm_cli.core.train_config import FITS, FinetuneConfig, PretrainConfig, TrainConfig
 
-FITS = ("squash", "pad", "crop")
+__all__ = [
+    "AXES", "CACHE_PRECISIONS", "FITS", "FRAMES", "WINDOWS", "ChatConfig", "EvalConfig", "FetchConfig",
+    "FinetuneConfig", "PretrainConfig", "SynthesizeConfig", "TrainConfig", "as_dict", "window_of",
+]  # fmt: skip
 
 WINDOWS = {
     "lung": (-600.0, 1500.0),
@@ -118,16 +120,16 @@ class FetchConfig:
     """Address of the questions of ``pathvqa``."""
 
     def __post_init__(self) -> None:
-        _at_least(self, 1, "n", "questions", "connections", "tries", "decode_seconds")
-        _at_least(self, 0, "limit", "shards")
+        at_least(self, 1, "n", "questions", "connections", "tries", "decode_seconds")
+        at_least(self, 0, "limit", "shards")
         for name in ("bucket", "eutils"):
-            if not _is_address(getattr(self, name)):
+            if not is_address(getattr(self, name)):
                 raise ConfigError(f"{name} is {getattr(self, name)!r}", "give an address such as https://host/folder")
-        _one_of(self, "license", ("", "all", "commercial", "noncommercial"))
-        _one_of(self, "engine", ("local", "ray"))
-        _one_of(self, "axis", AXES)
-        _at_least(self, 0, "volume")
-        _at_least(self, 16, "thumbnail")
+        one_of(self, "license", ("", "all", "commercial", "noncommercial"))
+        one_of(self, "engine", ("local", "ray"))
+        one_of(self, "axis", AXES)
+        at_least(self, 0, "volume")
+        at_least(self, 16, "thumbnail")
         if self.thumbnail > 7000:
             raise ConfigError(f"thumbnail is {self.thumbnail}, above 7000", "cut regions out of slides to see more")
         if self.frame not in FRAMES and not (self.frame.isascii() and self.frame.isdigit()):
@@ -220,17 +222,17 @@ class SynthesizeConfig:
     """Who talks to the Llama endpoints: local, or ray (the extra ``cluster``); the verb sets it."""
 
     def __post_init__(self) -> None:
-        _at_least(
+        at_least(
             self, 1, "claude_max_tokens", "llama_max_tokens", "batch_rows", "connections", "tries", "launch_copies"
         )
-        _at_least(self, 0, "limit", "temperature", "max_cost", "pause", "poll", "settle", "near_duplicates")
-        _one_of(self, "mix_mode", ("hash", "quota"))
-        _one_of(self, "format", ("text", "json"))
-        _one_of(self, "claude_mode", ("batch", "sync"))
-        _one_of(self, "effort", ("low", "medium", "high"))
-        _one_of(self, "caching", ("auto", "on", "off"))
-        _one_of(self, "on_refusal", ("drop", "other"))
-        _one_of(self, "engine", ("local", "ray"))
+        at_least(self, 0, "limit", "temperature", "max_cost", "pause", "poll", "settle", "near_duplicates")
+        one_of(self, "mix_mode", ("hash", "quota"))
+        one_of(self, "format", ("text", "json"))
+        one_of(self, "claude_mode", ("batch", "sync"))
+        one_of(self, "effort", ("low", "medium", "high"))
+        one_of(self, "caching", ("auto", "on", "off"))
+        one_of(self, "on_refusal", ("drop", "other"))
+        one_of(self, "engine", ("local", "ray"))
         if self.batch_rows > 100_000:
             raise ConfigError(f"batch_rows is {self.batch_rows:,}; Anthropic takes 100,000 at most")
         for name in ("near_duplicates", "judge_threshold"):
@@ -240,81 +242,8 @@ class SynthesizeConfig:
             if not math.isfinite(getattr(self, name)):
                 raise ConfigError(f"{name} is {getattr(self, name)}", "give a number")
         for url in (*self.llama_endpoint, *([self.claude_url] if self.claude_url else [])):
-            if not _is_address(url):
+            if not is_address(url):
                 raise ConfigError(f"no address: {url!r}", "give one such as http://host:8000")
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainConfig:
-    """Settings that ``pretrain`` and ``finetune`` share."""
-
-    lr: float = 1e-3
-    """Peak learning rate of AdamW."""
-    batch: int = 256
-    """Conversations per optimiser step, over all devices and accumulation steps."""
-    micro_batch: int = 8
-    """Conversations per device and forward pass, at most; the rest of ``batch`` is accumulated."""
-    epochs: float = 1.0
-    """Passes over the training conversations."""
-    warmup: float = 0.03
-    """Fraction of the steps spent warming up, from 0 to 1."""
-    weight_decay: float = 0.0
-    """AdamW's weight decay."""
-    max_length: int = 2048
-    """Longest sequence in tokens, image placeholders included."""
-    precision: str = "bf16"
-    """Arithmetic of training: bf16 or fp32."""
-    zero: int = 2
-    """DeepSpeed ZeRO stage where more than one device trains: 0 (plain data parallel), 2 or 3."""
-    checkpointing: bool = True
-    """Recompute activations in the backward pass instead of keeping them."""
-    cache_features: bool = False
-    """Encode every figure once and keep the tower's features on disk (5.6 MB a figure at 729 x 3840)."""
-    save_every: int = 200
-    """Optimiser steps between two resumable checkpoints."""
-    seed: int = 0
-    """Seed of the connector's weights and of the order of the data."""
-
-    def __post_init__(self) -> None:
-        _at_least(self, 1, "batch", "micro_batch", "max_length", "save_every")
-        if not 0 <= self.warmup <= 1:
-            raise ConfigError(f"warmup is {self.warmup}, outside 0 to 1", "give a fraction, for example 0.03")
-        if not self.lr > 0 or not self.epochs > 0:
-            raise ConfigError(f"lr is {self.lr} and epochs is {self.epochs}; both must be above 0")
-        _one_of(self, "precision", ("bf16", "fp32"))
-        _one_of(self, "zero", (0, 2, 3))
-
-
-@dataclass(frozen=True, kw_only=True)
-class PretrainConfig(TrainConfig):
-    """Settings of ``medvlm pretrain``, which builds the model and trains its connector alone."""
-
-    tower: str = "dfn5b-vit-h-14-378"
-    """Vision tower: a name of ``core.model.towers``, a folder, or ``tiny`` (made by medvlm itself)."""
-    llm: str = "meta-llama/Meta-Llama-3-8B-Instruct"
-    """Language model: a hub id, a folder, or ``tiny`` (made by medvlm itself)."""
-    scales: tuple[int, ...] = (378, 756, 1134)
-    """Pixels at which the tower reads each image; multiples of the first."""
-    fit: str = "squash"
-    """How an image is made square: squash, pad or crop."""
-    antialias: bool = False
-    """Antialias the reduction to the smaller scales; the paper's code does not."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _one_of(self, "fit", FITS)
-        if not self.scales or any(scale <= 0 or scale % self.scales[0] for scale in self.scales):
-            raise ConfigError(f"scales are {self.scales}", "give the tower's size first, then multiples of it")
-
-
-@dataclass(frozen=True, kw_only=True)
-class FinetuneConfig(TrainConfig):
-    """Settings of ``medvlm finetune``, which trains the language model and the connector."""
-
-    lr: float = 2e-5
-    """Peak learning rate of AdamW."""
-    batch: int = 128
-    """Conversations per optimiser step, over all devices and accumulation steps."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -329,10 +258,15 @@ class EvalConfig:
     """Longest answer in tokens."""
     precision: str = "bf16"
     """Arithmetic of generation: bf16 or fp32."""
+    cache_features: bool = False
+    """Keep the tower's features of the questions' images on disk, where another run finds them."""
+    cache_precision: str = "exact"
+    """How kept features are stored: exact, or int8 (half the size of bf16; the error it makes is said)."""
 
     def __post_init__(self) -> None:
-        _at_least(self, 1, "batch", "max_new_tokens")
-        _one_of(self, "precision", ("bf16", "fp32"))
+        at_least(self, 1, "batch", "max_new_tokens")
+        one_of(self, "precision", ("bf16", "fp32"))
+        one_of(self, "cache_precision", CACHE_PRECISIONS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -347,34 +281,5 @@ class ChatConfig:
     """Arithmetic of generation: bf16 or fp32."""
 
     def __post_init__(self) -> None:
-        _at_least(self, 1, "max_new_tokens")
-        _one_of(self, "precision", ("bf16", "fp32"))
-
-
-def _is_address(text: str) -> bool:
-    """Whether keys may be put behind this address."""
-    try:
-        parts = urlsplit(text)
-        known = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:  # a port that is none, half an IPv6 address
-        return False
-    return known and not any(one.isspace() or one in "?#" for one in text)
-
-
-def _at_least(config: Any, least: int, *names: str) -> None:
-    for name in names:
-        if getattr(config, name) < least:
-            raise ConfigError(f"{name} is {getattr(config, name)}, below {least}")
-
-
-def _one_of(config: Any, name: str, allowed: tuple) -> None:
-    if getattr(config, name) not in allowed:
-        given = ", ".join(str(value) for value in allowed)
-        raise ConfigError(f"{name} is {getattr(config, name)!r}", f"give one of {given}")
-
-
-def as_dict(config: Any) -> dict[str, Any]:
-    """The settings as JSON takes them, for ``run.json`` and the fingerprint."""
-    return {
-        key: list(value) if isinstance(value, tuple) else value for key, value in dataclasses.asdict(config).items()
-    }
+        at_least(self, 1, "max_new_tokens")
+        one_of(self, "precision", ("bf16", "fp32"))

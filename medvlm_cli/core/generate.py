@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
+import numpy as np
 import torch
 from transformers import DynamicCache, PreTrainedModel, ProcessorMixin
 
@@ -20,10 +21,10 @@ from medvlm_cli.core import prompts
 from medvlm_cli.core.batch import Collator
 from medvlm_cli.core.commit import sha256_of
 from medvlm_cli.core.errors import DataError, ResourceError
-from medvlm_cli.core.images import decode, to_rgb_square
+from medvlm_cli.core.features import Features
+from medvlm_cli.core.images import Fit, prepare
 from medvlm_cli.core.model.checkpoint import load
 from medvlm_cli.core.model.threads import one_thread_if_small
-from medvlm_cli.core.model.vlm import Fit
 
 CACHED_BYTES = 8 << 30
 """Features of images kept in memory, at most: 5.6 MB an image at 729 x 3840 in bfloat16, so 1,400 images."""
@@ -95,21 +96,39 @@ class _Features:
     """Features of images by the hash of their bytes; the longest unused go when all take over ``CACHED_BYTES``."""
 
     def __init__(self) -> None:
+        self.on_disk: Features | None = None
         self._kept: OrderedDict[bytes, torch.Tensor] = OrderedDict()
         self._bytes = 0
 
-    def get(self, picture: Picture, encode: Callable[[Picture], torch.Tensor]) -> torch.Tensor:
-        """The features of a picture, ``(T, C)`` in main memory, made by ``encode`` where they are not kept."""
-        digest = hashlib.sha256(picture.data).digest()
+    def get(self, pictures: Sequence[Picture], encode: Callable[[list[Picture]], torch.Tensor]) -> list[torch.Tensor]:
+        """The features of each picture, ``(T, C)`` in main memory; ``encode`` makes those kept nowhere, in one call."""
+        digests = [hashlib.sha256(picture.data).digest() for picture in pictures]
+        unknown = dict(zip(digests, pictures, strict=True))
+        found: dict[bytes, torch.Tensor] = {}
+        for digest in list(unknown):
+            features = self._known(digest)
+            if features is not None:
+                found[digest] = features
+                del unknown[digest]
+        if unknown:
+            made = encode(list(unknown.values())).cpu()
+            found |= {digest: features.clone() for digest, features in zip(unknown, made, strict=True)}
+        for digest, features in found.items():
+            self._keep(digest, features)
+        return [found[digest] for digest in digests]
+
+    def _known(self, digest: bytes) -> torch.Tensor | None:
         if digest in self._kept:
-            self._kept.move_to_end(digest)
             return self._kept[digest]
-        features = encode(picture).cpu()
+        return self.on_disk.get(digest) if self.on_disk else None
+
+    def _keep(self, digest: bytes, features: torch.Tensor) -> None:
+        if digest not in self._kept:
+            self._bytes += features.nbytes
         self._kept[digest] = features
-        self._bytes += features.nbytes
+        self._kept.move_to_end(digest)
         while self._bytes > CACHED_BYTES and len(self._kept) > 1:
             self._bytes -= self._kept.popitem(last=False)[1].nbytes
-        return features
 
 
 @dataclass
@@ -171,8 +190,8 @@ class Generator:
     """A model ready to answer.
 
     The batch mates of a question do not change its answer, beyond the rounding of the arithmetic: sequences are padded
-    on the left and masked, and every image is encoded alone.  Each different image is encoded once, as long as the
-    features of all fit ``CACHED_BYTES``.
+    on the left and masked, and the tower gives an image the same features whatever else it encodes in the same call.
+    Each different image is encoded once, as long as the features of all fit ``CACHED_BYTES``.
     """
 
     def __init__(self, checkpoint: str | Path, precision: str) -> None:
@@ -197,6 +216,10 @@ class Generator:
         self._context = self.model.config.get_text_config().max_position_embeddings
         self._collate = Collator(self.processor, side="left")
         self._features = _Features()
+
+    def read_features(self, features: Features) -> None:
+        """Take the features of images that ``features`` has from there, and encode only others."""
+        self._features.on_disk = features
 
     def answers(self, requests: Sequence[Request], batch: int, max_new_tokens: int) -> Iterator[tuple[int, Answer]]:
         """Answer every request greedily, those of like length together, the longest first.
@@ -286,20 +309,16 @@ class Generator:
         return _Prompt(ids, prompts.prompt_text(self.processor, request.turns, len(request.pictures), request.where))
 
     def _encode(self, pictures: Sequence[Callable[[], Picture]]) -> torch.Tensor | None:
-        """Features of some images, ``(N, T, C)`` on the device; None for none.
-
-        Every image is encoded alone, so that its features do not depend on which others share the batch.
-        """
-        encoded = [self._features.get(picture(), self._encode_one) for picture in pictures]
+        """Features of some images, ``(N, T, C)`` on the device; None for none."""
+        encoded = self._features.get([picture() for picture in pictures], self._encode_new)
         return torch.stack([features.to(self.device) for features in encoded]) if encoded else None
 
-    def _encode_one(self, picture: Picture) -> torch.Tensor:
-        image = decode(picture.data, picture.where)
-        side = self.processor.image_processor.crop_size["height"]
-        square = to_rgb_square(image, side, cast(Fit, self.model.config.fit))
-        pixels = torch.from_numpy(square.transpose(2, 0, 1).copy())[None]  # uint8, (1, 3, S, S)
+    def _encode_new(self, pictures: list[Picture]) -> torch.Tensor:
+        side, fit = self.processor.image_processor.crop_size["height"], cast(Fit, self.model.config.fit)
+        squares = [prepare(picture.data, picture.where, side, fit) for picture in pictures]
+        pixels = torch.from_numpy(np.stack(squares)).permute(0, 3, 1, 2)  # uint8, (N, 3, S, S)
         with torch.inference_mode():
-            return self.model.model.vision_tower.encode(pixels.to(self.device))[0]
+            return self.model.model.vision_tower.encode(pixels.to(self.device))
 
     def _decode(self, tokens: list[int]) -> str:
         return self.processor.tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)

@@ -6,7 +6,7 @@ belongs to one run and one process at a time (``resume``), and goes when the mod
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -16,13 +16,15 @@ import torch
 
 from medvlm_cli.core.commit import Lock, make_folder, refusals, sync_folder
 from medvlm_cli.core.errors import BusyError, ConfigError
-from medvlm_cli.core.processes import run_processes
+from medvlm_cli.core.processes import exit_code, follow, run_processes, work_first
+from medvlm_cli.core.ranks import adopt, found, read_hostfile
 from medvlm_cli.core.record import begin, fingerprint, identity, other_run, read_json
 from medvlm_cli.core.resume import Checkpoints, claim
 from medvlm_cli.core.samples import KINDS, Figures, Split, split_batch
 from medvlm_cli.core.steps import Job
 from medvlm_cli.core.tell import Tell
 from medvlm_cli.core.train import fit
+from medvlm_cli.core.watch import Company
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +43,8 @@ class Training:
     """The stage's settings, as ``core.config.as_dict`` gives them."""
     model: Mapping[str, str]
     """``tower`` and ``llm`` of a fresh model, or ``checkpoint``."""
+    notes: Mapping[str, Any] = field(default_factory=dict)
+    """What run.json says beside; it does not make another run."""
 
     @property
     def state(self) -> Path:
@@ -48,26 +52,73 @@ class Training:
         return self.out.parent / f".{self.out.name}.state"
 
 
-def run_stage(training: Training, tell: Tell, gpus: int = 1) -> dict[str, Any]:
+def run_stage(training: Training, tell: Tell, gpus: int = 1, hostfile: Path | None = None) -> dict[str, Any]:
     """Train and put the checkpoint at ``training.out``; go on where an earlier call of the same was killed.
+
+    Started once a rank by ``srun`` or ``torchrun``, this process is one of the ranks: the first returns when all are
+    done, the others end here.
 
     Args:
         training: what to train.
         tell: progress.
-        gpus: devices; without any GPU, processes on the CPU.
+        gpus: devices of this machine; without any GPU, processes on the CPU.  Where the process is a rank already,
+            their number is how many were started.
+        hostfile: DeepSpeed host file of the machines to train on, in place of ``gpus``.
 
     Returns:
         A summary for people: checkpoint, steps, losses in nats per target word, seconds.
 
     Raises:
         DataError: a conversation is of another kind, or its figure is not in exactly one dataset, or not readable.
-        ConfigError: the batch does not divide over the devices, there are fewer devices, or a run goes on with more.
+        ConfigError: the batch does not divide over the devices, there are fewer devices, a run goes on with more or
+            fewer, or a host does not see the folder.
         BusyError: another process or another run has the folder.
         MedVLMError: training has diverged.
+        ResourceError: a rank was killed, or hangs.
         SystemExit: SIGTERM came; the state was saved.
     """
-    world = _devices(gpus)
-    micro, accumulation = split_batch(training.config["batch"], training.config["micro_batch"], world)
+    rank = found()
+    if rank is None:
+        hosts = read_hostfile(hostfile) if hostfile else None
+        return _run(training, tell, sum(hosts.values()) if hosts else _devices(gpus), Launch(hostfile, hosts))
+    adopt(rank, torch.cuda.device_count())
+    company = Company()
+    if rank.number:
+        follow(company)
+    try:
+        done = _run(training, tell, rank.world, Launch(company=company))
+    except BaseException as error:
+        company.send_home(exit_code(error))
+        raise
+    company.send_home(0)
+    return done
+
+
+@dataclass(frozen=True)
+class Launch:
+    """How the ranks of a run come about: by default as processes of this machine."""
+
+    hostfile: Path | None = None
+    hosts: Mapping[str, int] | None = None
+    company: Company | None = None
+    """The ranks that are there already, seen from the first."""
+
+    def do(self, job: Job, world: int, tell: Tell) -> dict[str, Any]:
+        """Do a job in ``world`` ranks; see ``run_processes``."""
+        if self.company:
+            return work_first(job, self.company, tell)
+        if self.hosts is None and world == 1:
+            return fit(job, tell)
+        return run_processes(job, world, tell, self.hostfile, self.hosts)
+
+
+def _run(training: Training, tell: Tell, world: int, launch: Launch) -> dict[str, Any]:
+    """``run_stage``, when it is known who trains."""
+    config = dict(training.config)
+    weights = config.pop("resume", "exact") == "weights"  # no part of what the run is: it must find its own state
+    track = config.pop("track", "")  # nor is who watches it
+    training = replace(training, config=config)
+    micro, accumulation = split_batch(config["batch"], config["micro_batch"], world)
     parts = _identity(training)
     if (done := _finished(training, parts)) is not None:
         return done
@@ -76,21 +127,23 @@ def run_stage(training: Training, tell: Tell, gpus: int = 1) -> dict[str, Any]:
     lock = Lock(training.state)
     lock.acquire()
     try:
-        claim(training.state, parts, world)
+        restarts = claim(training.state, parts, world, weights=weights)
+        record = _record(parts, split, world) | dict(training.notes) | ({"restarts": restarts} if restarts else {})
         job = Job(
             stage=training.stage,
             conversations=str(training.conversations),
             figures=[str(folder) for folder in training.figures],
             state=str(training.state),
-            config=dict(training.config),
+            config=config,
             model=dict(training.model),
             micro=micro,
             accumulation=accumulation,
-            run=_record(parts, split, world),
-            features=str(_workspace(training.out) / "features") if training.config["cache_features"] else None,
+            run=record,
+            features=str(_workspace(training.out) / "features") if config["cache_features"] else None,
             resume=_resume(training.state, tell),
+            track=track,
         )
-        outcome = fit(job, tell) if world == 1 else run_processes(job, world, tell)
+        outcome = launch.do(job, world, tell)
         _publish(training)
     finally:
         lock.release()

@@ -178,7 +178,7 @@ def _messages(
         raise DataError(f"{where}: it has no turns", "drop it")
     messages = []
     for number, turn in enumerate(turns):
-        role, text = ("user", "assistant")[number % 2], turn["text"].strip()
+        role, text = ("user", "assistant")[number % 2], _text(turn, number, where)
         if turn["role"] != role:
             raise DataError(
                 f"{where}: turn {number + 1} is of role {turn['role']!r}, not {role!r}",
@@ -191,6 +191,23 @@ def _messages(
             raise DataError(f"{where}: the answer in turn {number + 1} is empty", "drop the pair of turns")
         messages.append({"role": role, "content": f"{IMAGE}\n" * images + text if number == 0 else text})
     return messages
+
+
+def _text(turn: Mapping[str, str], number: int, where: str) -> str:
+    """The words of a turn without white space at both ends.
+
+    Raises:
+        DataError: they are no text: missing, or with half a character in them, which no tokenizer takes.
+    """
+    text = turn["text"]
+    if not isinstance(text, str):
+        raise DataError(f"{where}: turn {number + 1} has no text", "drop the conversation")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        what = f"{where}: turn {number + 1} holds half a character, {text[error.start]!a}, at place {error.start}"
+        raise DataError(what, "read its source in the right encoding, or drop the conversation") from error
+    return text.strip()
 
 
 def _without_placeholders(text: str, images: int) -> str:

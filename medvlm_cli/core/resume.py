@@ -10,19 +10,27 @@
 A checkpoint without a COMPLETE.json that holds is never read.  Two are kept, so that there is always one.
 """
 
+import contextlib
+import io
 import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
+
+import torch
+from safetensors.torch import load_file, save_file
 
 from medvlm_cli.core.commit import refusals, sha256_of, sync_folder, write_text
-from medvlm_cli.core.errors import ConfigError
+from medvlm_cli.core.errors import ConfigError, DataError
 from medvlm_cli.core.record import RUN, fingerprint, other_run, read_json, write_run
 
 COMPLETE = "COMPLETE.json"
+WEIGHTS = "trainable.safetensors"
+_KEPT = (WEIGHTS, "scheduler.pt", "trainer_state.json")
+"""Files of a checkpoint that do not depend on the number of devices."""
 KEEP = 2
 """Complete checkpoints that stay; the older of them is there in case the newer one's files are damaged."""
 
@@ -62,6 +70,20 @@ class Checkpoints:
             sync_folder(self.folder)
             for old in self._steps()[KEEP:]:
                 shutil.rmtree(self.path(old))
+
+    def strip(self, step: int) -> None:
+        """Leave of the checkpoint of a step what fits any number of devices, and nothing of all others."""
+        whole = self.path(step)
+        self.begin(step)
+        with refusals(self.folder):
+            weights = {name: weight.clone() for name, weight in trained_weights(whole).items()}  # some share memory
+            save_file(weights, self.part(step) / WEIGHTS)
+            for name in _KEPT[1:]:
+                shutil.copyfile(whole / name, self.part(step) / name)
+        self.commit(step)
+        for other in self._steps():
+            if other != step:
+                shutil.rmtree(self.path(other))
 
     def newest(self) -> Iterator[tuple[Path, str]]:
         """Every checkpoint from the newest on, each with what is wrong with it, or with an empty text."""
@@ -128,25 +150,87 @@ class StepLog:
             os.fsync(self._file.fileno())
 
 
-def claim(folder: Path, parts: Mapping[str, Any], world: int) -> None:
+def claim(folder: Path, parts: Mapping[str, Any], world: int, *, weights: bool = False) -> list[dict[str, Any]]:
     """See to it that a state folder is this run's: take one without a checkpoint, refuse another run's.
 
     Args:
         folder: the state folder, locked by the caller.
         parts: the run's identity, see ``record.identity``.
         world: devices it trains on.
+        weights: on another number of devices, go on from the weights of the newest whole checkpoint.  The rest of it,
+            the optimiser's moments, is gone then; step, learning rate and order of the data go on.
+
+    Returns:
+        The restarts from weights alone so far, in order: ``step``, ``devices`` before and ``to``.
 
     Raises:
         BusyError: the folder is another run's; says what differs, and how to start afresh.
-        ConfigError: it is this run's, on another number of devices.
+        ConfigError: it is this run's, on another number of devices, and ``weights`` is not asked for.
+        DataError: no checkpoint is whole.
     """
     found = read_json(folder / RUN)
     if found is None or not any(folder.glob("step-*")):
-        write_run(folder, {**parts, "fingerprint": fingerprint(parts), "world": world})
+        found = {**parts, "fingerprint": fingerprint(parts), "world": world, "restarts": []}
+        write_run(folder, found)
     elif found.get("fingerprint") != fingerprint(parts):
         raise other_run(folder, found, parts)
     elif found["world"] != world:
-        raise ConfigError(
-            f"{folder} holds this run on {found['world']} devices; its state does not fit {world}",
-            f"give --gpus {found['world']}, or remove {folder} to start over",
-        )
+        found = _restart(folder, found, world) if weights else _refuse(folder, found["world"], world)
+    return found.get("restarts", [])
+
+
+def _refuse(folder: Path, before: int, world: int) -> NoReturn:
+    raise ConfigError(
+        f"{folder} holds this run on {before} devices; its state does not fit {world}",
+        f"give --gpus {before} to go on exactly; or --set resume=weights to go on from its last checkpoint's weights "
+        f"with a fresh optimiser; or remove {folder} to start over",
+    )
+
+
+def _restart(folder: Path, run: Mapping[str, Any], world: int) -> dict[str, Any]:
+    """Make the newest whole checkpoint one of weights alone, and the run one on ``world`` devices.
+
+    The restart is recorded before anything is thrown away.  A kill in between leaves a run on the old number of
+    devices; the same command does the rest.
+    """
+    checkpoints = Checkpoints(folder)
+    newest = next((path for path, fault in checkpoints.newest() if not fault), None)
+    if newest is None:
+        raise DataError(f"no checkpoint in {folder} is whole", f"remove {folder} to start over")
+    step = int(newest.name.removeprefix("step-"))
+    restart = {"step": step, "devices": run["world"], "to": world}
+    restarts = list(run.get("restarts", []))
+    if restart not in restarts[-1:]:
+        restarts.append(restart)
+    write_run(folder, {**run, "restarts": restarts})
+    checkpoints.strip(step)
+    changed = {**run, "restarts": restarts, "world": world}
+    write_run(folder, changed)
+    return changed
+
+
+def trained_weights(folder: Path) -> dict[str, torch.Tensor]:
+    """The weights in a checkpoint, by their names in the model; of DeepSpeed's, its float32 copies."""
+    if (folder / WEIGHTS).exists():
+        return load_file(folder / WEIGHTS)
+    from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
+
+    with contextlib.redirect_stdout(io.StringIO()):  # it tells of every file
+        return get_fp32_state_dict_from_zero_checkpoint(str(folder), exclude_frozen_parameters=True)
+
+
+def is_weights_only(folder: Path) -> bool:
+    """Whether a checkpoint holds weights and no optimiser: the run was moved to another number of devices."""
+    return sorted(path.name for path in folder.iterdir()) == sorted((COMPLETE, *_KEPT))
+
+
+def load_weights(model: torch.nn.Module, folder: Path) -> None:
+    """Give a model, not yet spread over devices, the trained weights of a checkpoint.
+
+    Weights in bfloat16 lose what the float32 copies had more; DeepSpeed makes its copies anew from them.
+    """
+    stored = trained_weights(folder)
+    current = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+    assert stored.keys() >= current.keys(), "the fingerprint vouches for the model"
+    for name, weight in current.items():
+        weight.data.copy_(stored[name])

@@ -4,7 +4,8 @@ Figures and conversations stay on disk and are mapped into memory; a sample is p
 """
 
 import functools
-from collections.abc import Iterator, Sequence
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from torch.utils.data import Sampler
 from medvlm_cli.core.arrow import Dataset, open_dataset
 from medvlm_cli.core.batch import Collator
 from medvlm_cli.core.errors import ConfigError, DataError
-from medvlm_cli.core.features import Features, square
+from medvlm_cli.core.features import Features, Original
+from medvlm_cli.core.images import prepare
 from medvlm_cli.core.prompts import IGNORED, encode
 from medvlm_cli.core.schemas import CONVERSATIONS, FIGURES
 
@@ -33,6 +35,10 @@ class Plan(Sampler[list[int]]):
     the very last one may be short.  A rank that the short one leaves without a conversation gets one without targets,
     written ``~row``, because all ranks must take the same number of steps.
 
+    Where ``sizes`` are set, conversations of like size go into the same micro-batch within a step, and micro-batches of
+    like size to the ranks at the same time: fewer padding tokens, and no rank waits long.  The largest come first, so
+    that what does not fit the memory says so at once.
+
     Args:
         rows: conversations there are.
         batch: conversations per optimiser step, all ranks together; a multiple of ``micro * world``.
@@ -42,6 +48,9 @@ class Plan(Sampler[list[int]]):
         rank: this process's number, of ``world``.
         world: processes.
     """
+
+    sizes: np.ndarray | None = None
+    """Of each row, in any unit; without them, the rows of a step go into micro-batches as they come."""
 
     def __init__(
         self, *, rows: int, batch: int, micro: int, epochs: float, seed: int | None, rank: int, world: int
@@ -58,9 +67,11 @@ class Plan(Sampler[list[int]]):
     def __iter__(self) -> Iterator[list[int]]:
         for step in range(self.steps):
             chosen = self.step(step)
+            if self.sizes is not None:
+                chosen = chosen[np.argsort(-self.sizes[chosen], kind="stable")]
             parts = self._parts(step)
             for group in np.array_split(chosen, parts * self.world)[self.rank :: self.world]:
-                yield group.tolist() or [~int(chosen[0])]
+                yield group.tolist() or [~int(chosen[-1])]
 
     def step(self, step: int) -> np.ndarray:
         """The rows of an optimiser step over all ranks, counted from 0."""
@@ -77,7 +88,8 @@ class Plan(Sampler[list[int]]):
             order = np.arange(self.rows)
             if self.seed is not None:
                 order = np.random.default_rng([self.seed, epoch]).permutation(self.rows)
-            self._epochs = {epoch - 1: self._epochs.get(epoch - 1, order), epoch: order}  # a batch spans two at most
+            before = {epoch - 1: self._epochs[epoch - 1]} if epoch - 1 in self._epochs else {}
+            self._epochs = before | {epoch: order}  # a batch spans two at most
         return self._epochs[epoch]
 
 
@@ -109,6 +121,7 @@ class Figures:
         self._places: list[dict[str, int]] = [
             {figure: row for row, figure in enumerate(dataset.ids)} for dataset in self.datasets
         ]
+        self._hashes: dict[Dataset, dict[int, bytes]] = {}
 
     def find(self, figure: str, conversation: str) -> tuple[Dataset, int]:
         """The dataset that holds a figure, and its row there.
@@ -124,6 +137,45 @@ class Figures:
                 raise DataError(f"{what}{len(found)} datasets: {where}", "give only one of them with --figures")
             raise DataError(f"{what}none of {where}", "fetch its source again, or run `medvlm synthesize` again")
         return found[0]
+
+    def original(self, figure: str, conversation: str) -> Original:
+        """The image of a figure, as the cache of features wants it.
+
+        Raises:
+            DataError: as ``find``; or the image cannot be read.
+        """
+        dataset, row = self.find(figure, conversation)
+        read = functools.partial(image_of, dataset, row)
+        return Original(self.sha256(dataset, row), figure, where(dataset, figure), read)
+
+    def sha256(self, dataset: Dataset, row: int) -> bytes:
+        """SHA-256 of the image file of a row: what the dataset states where it is ours, else of the bytes themselves.
+
+        Raises:
+            DataError: the dataset is not what it was.
+        """
+        if dataset not in self._hashes:
+            ours = dataset.parts or "files" in dataset.manifest  # no manifest vouches for another program's file
+            stated = (found["image_sha256"] for found in dataset.rows(["image_sha256"])) if ours else ()
+            self._hashes[dataset] = dict(enumerate(stated))
+        known = self._hashes[dataset]
+        if row not in known:
+            known[row] = hashlib.sha256(image_of(dataset, row)).digest()
+        return known[row]
+
+
+def image_of(figures: Dataset, row: int) -> bytes:
+    """The image file of a figure.
+
+    Raises:
+        DataError: its shard is not what it was.
+    """
+    return figures.row_at(row, ["image"])["image"]["bytes"]
+
+
+def where(figures: Dataset, figure: str) -> str:
+    """What to call the image of a figure in an error."""
+    return f"{figures.folder}, figure {figure}"
 
 
 class Split:
@@ -153,6 +205,21 @@ class Split:
         if not self.train:
             raise DataError(f"{conversations}: no conversation has the split 'train'", "run `medvlm synthesize` again")
 
+    @functools.cached_property
+    def sizes(self) -> np.ndarray:
+        """Bytes of text of every conversation: what its number of tokens goes by, and is had without a tokenizer."""
+        rows = self.conversations.rows(["turns"])
+        return np.array([sum(len((turn["text"] or "").encode()) for turn in row["turns"]) for row in rows])
+
+    def originals(self) -> Iterator[Original]:
+        """The image of every conversation, those held out too, one after the other.
+
+        Raises:
+            DataError: an image cannot be read.
+        """
+        for row in self.conversations.rows(["conversation_id", "figure_id"]):
+            yield self.figures.original(row["figure_id"], row["conversation_id"])
+
 
 class Samples(torch.utils.data.Dataset):
     """Conversations as token ids, with the image or the cached features of their figure.
@@ -160,13 +227,16 @@ class Samples(torch.utils.data.Dataset):
     An index ``~i`` gives sample ``i`` without targets, see ``Plan``.
     """
 
+    encode: Callable[..., dict[str, Any]] = staticmethod(encode)
+    """Makes token ids and labels of a conversation."""
+
     def __init__(
         self, split: Split, rows: Sequence[int], model: Any, processor: Any, max_length: int, features: Features | None
     ) -> None:
         self.split, self.rows, self.features = split, rows, features
         self.processor, self.max_length = processor, max_length
         self._side, self._fit = processor.image_processor.crop_size["height"], model.config.fit
-        self._pad = Collator(processor)
+        self._collator = Collator(processor)
         self._encoded = functools.lru_cache(ENCODED_KEPT)(self._encode)
 
     def __len__(self) -> int:
@@ -182,16 +252,45 @@ class Samples(torch.utils.data.Dataset):
         ids, labels = encoded["input_ids"], encoded["labels"]
         sample = {"input_ids": ids, "labels": labels if index >= 0 else [IGNORED] * len(labels)}
         sample["cut"] = bool(encoded["cut"]) and index >= 0
+        dataset, row = self.split.figures.find(figure, name)
         if self.features is not None:
-            return sample | {"features": self.features[figure]}
-        return sample | {"image": square(*self.split.figures.find(figure, name), figure, self._side, self._fit)}
+            sha256 = self.split.figures.sha256(dataset, row)
+            return sample | {"features": self.features.of(sha256, where(dataset, figure))}
+        return sample | {"image": prepare(image_of(dataset, row), where(dataset, figure), self._side, self._fit)}
+
+    @property
+    def sizes(self) -> np.ndarray:
+        """How large each sample is beside the others, for ``Plan``."""
+        return self.split.sizes[self.rows]
+
+    def length(self, index: int) -> int:
+        """Tokens of a sample, its image's included.
+
+        Raises:
+            DataError: the conversation cannot be learnt from.
+        """
+        return len(self._encoded(self.rows[index])[0]["input_ids"])
 
     def collate(self, samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        """Padded tensors, and ``cut``: how many of the samples were cut to the longest sequence."""
-        return {**self._pad(samples), "cut": sum(sample["cut"] for sample in samples)}
+        """Padded tensors, and what there is to tell of them.
+
+        Returns:
+            What ``Collator`` gives, and the counts ``cut``, samples that were cut to the longest sequence, ``tokens``,
+            and ``padding``, tokens that only fill the shorter rows.
+        """
+        return self._told(self._collator(samples), samples)
+
+    def pack(self, samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """As ``collate``, the samples end to end in one row; there is no padding."""
+        return self._told(self._collator.packed(samples), samples)
+
+    def _told(self, batch: dict[str, Any], samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        tokens = sum(len(sample["input_ids"]) for sample in samples)
+        counts = {"cut": sum(sample["cut"] for sample in samples), "tokens": tokens}
+        return batch | counts | {"padding": batch["input_ids"].numel() - tokens}
 
     def _encode(self, row: int) -> tuple[dict[str, Any], str, str]:
         found = self.split.conversations.row_at(row, ["conversation_id", "figure_id", "turns"])
         name = found["conversation_id"]
-        encoded = encode(self.processor, found["turns"], 1, self.max_length, f"conversation {name}")
+        encoded = self.encode(self.processor, found["turns"], 1, self.max_length, f"conversation {name}")
         return encoded, found["figure_id"], name

@@ -222,6 +222,13 @@ STEPS = _schema(
     _required("tokens", pa.int64()),
     _required("seconds", pa.float32()),
     pa.field("peak_bytes", pa.int64()),
+    pa.field("target_tokens", pa.int64()),
+    pa.field("images", pa.int64()),
+    pa.field("tokens_per_second", pa.float32()),
+    pa.field("images_per_second", pa.float32()),
+    pa.field("mfu", pa.float32()),  # 0 to 1; null where no datasheet states the device's speed
+    pa.field("held_out_loss", pa.float32()),  # nats per target token; null where it was not measured
+    pa.field("padding", pa.float32()),  # share of the tokens that were computed, 0 to 1
 )
 
 REJECTS = _schema(
@@ -234,12 +241,29 @@ REJECTS = _schema(
 )
 
 
-def features_schema(tokens: int, channels: int) -> pa.Schema:
-    """The schema of cached tower features, features/1; 5.6 MB a figure at 729 tokens of 3840 channels."""
+STORED = {"float32": pa.float32(), "float16": pa.float16(), "bfloat16": pa.uint16(), "int8": pa.int8()}
+"""How tower features are stored, and as which numbers: Arrow has no bfloat16, so its bit patterns are."""
+
+
+def features_schema(tokens: int, channels: int, stored: str = "float16") -> pa.Schema:
+    """The schema of cached tower features, features/1; 5.6 MB an image at 729 tokens of 3840 channels in bfloat16.
+
+    Args:
+        tokens: of one image.
+        channels: of one token, all scales joined.
+        stored: a name of ``STORED``.  ``int8`` is an approximation: number times the channel's scale.
+    """
+    values = pa.list_(STORED[stored], tokens * channels)
+    reduced = [
+        _required("channel_scales", pa.list_(pa.float32(), channels)),
+        _required("error", pa.float32()),  # of the whole image: |restored - exact| / |exact|
+    ]
     return _schema(
         "features/1",
-        _required("figure_id", pa.string()),
-        _required("tower", pa.string()),
-        _required("scales", pa.list_(pa.int32())),
-        _required("features", pa.list_(pa.float16(), tokens * channels)),
+        _required("figure_id", pa.string()),  # of the figure or image that it was first made for
+        _required("image_sha256", pa.binary(32)),  # of the image file; unique as well
+        _required("tower", pa.string()),  # first 12 hex of the hash of its weights and settings
+        _required("scales", pa.list_(pa.int32())),  # pixels
+        pa.field("features", values, metadata={b"required": b"1", b"stored": stored.encode()}),  # token by token
+        *(reduced if stored == "int8" else []),
     )

@@ -7,19 +7,18 @@ The loop is ``transformers.Trainer``'s.  What this one does otherwise than the s
 * every process knows the whole order of the data, so no conversation is shown twice to fill a last batch;
 * a checkpoint holds what is trained and nothing frozen (65 MB, not 34 GB, for the connector of an 8B model), and only
   exists when it is complete (``resume``);
-* a loss that is not finite stops the run before it is saved.
+* the loss over conversations that are held out is measured now and then, without a trace in the training;
+* a loss that is not finite stops the run before it is saved, and its conversations are kept (``bad_step``).
 """
 
 import math
 import resource
-import signal
 import sys
-import threading
 import time
+from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import accelerate.utils.other
@@ -28,19 +27,35 @@ import transformers.utils
 from safetensors.torch import load_file, save_file
 from torch.utils.data import DataLoader
 
+from medvlm_cli.core.bad_step import TracedSamples, keep
 from medvlm_cli.core.commit import refusals
-from medvlm_cli.core.errors import MedVLMError
-from medvlm_cli.core.resume import Checkpoints, StepLog
+from medvlm_cli.core.errors import MedVLMError, ResourceError
+from medvlm_cli.core.flops import Counts, Speed, count
+from medvlm_cli.core.packing import Budget, PackedPasses, PackedSteps
+from medvlm_cli.core.parity import divisor
+from medvlm_cli.core.resume import Checkpoints, StepLog, is_weights_only
 from medvlm_cli.core.samples import Plan, Samples
-from medvlm_cli.core.tell import Tell
+from medvlm_cli.core.stop import Stop
+from medvlm_cli.core.tell import Tell, show
+from medvlm_cli.core.tracking import Tracking
 
-# Two libraries that one process on one device never uses are kept out, 3 s of every start: Trainer imports `datasets`
-# to see whether our dataset is one of its own, accelerate imports `deepspeed` to see whether our model is.
+# Libraries that most processes never use are kept out, 5 s of every start: Trainer imports `datasets` and `peft` to see
+# whether our dataset and our model are theirs, accelerate imports `deepspeed` for the same reason.
 _has_datasets, transformers.utils.is_datasets_available = transformers.utils.is_datasets_available, lambda: False
+_has_peft, transformers.utils.is_peft_available = transformers.utils.is_peft_available, lambda: False
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments  # noqa: E402
 
 transformers.utils.is_datasets_available = _has_datasets
+transformers.utils.is_peft_available = _has_peft
 accelerate.utils.other.is_deepspeed_available = lambda: "deepspeed" in sys.modules
+
+HELD_OUT_PARTS = 10
+"""How often the held-out loss is measured in a run, where ``held_out_every`` does not say otherwise."""
+SMOOTHED = 20
+"""Steps whose mean loss is shown while a training runs."""
+SHOWN = ("lr", "grad_norm", "tokens_per_second", "images_per_second", "mfu", "peak_bytes")
+COUNTED = ("cut", "tokens", "padding", "rows")
+"""What a batch tells beside what the model takes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,37 +79,11 @@ class Job:
     run: dict[str, Any]
     """What the checkpoint's run.json says beside the outcome."""
     features: str | None = None
-    """Folder of cached features, features/1."""
+    """Folder of all caches of features, features/1."""
     resume: str | None = None
     """Checkpoint to go on from."""
-
-
-class Stop:
-    """Remembers SIGTERM and the first SIGINT, so that the step under way ends and is saved; a second SIGINT raises."""
-
-    number = 0
-
-    def __enter__(self) -> "Stop":
-        self.before: dict[int, Any] = {}
-        if threading.current_thread() is threading.main_thread():
-            self.before = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)}
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        for number, handler in self.before.items():
-            signal.signal(number, handler)
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        if number == self.number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.number = number
-
-    def leave(self) -> None:
-        """End the process as the signal asks, if one came."""
-        if self.number == signal.SIGINT:
-            raise KeyboardInterrupt
-        if self.number:
-            raise SystemExit(128 + self.number)
+    track: str = ""
+    """Of ``tracking.TRACKERS``; empty: none."""
 
 
 class _SaveAndStop(TrainerCallback):
@@ -112,7 +101,30 @@ class _SaveAndStop(TrainerCallback):
         return control
 
 
-class StepTrainer(Trainer):
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """What a run reads."""
+
+    train: TracedSamples
+    held_out: Samples
+    """All conversations that are held out."""
+    held_out_part: Samples
+    """Those of them that the loss is measured on while the run goes on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Told:
+    """Who is told of a run, and what it is measured by."""
+
+    tell: Tell
+    """Progress."""
+    tracking: Tracking | None = None
+    """Curves; of the first rank."""
+    speed: Speed | None = None
+    """What the devices could do, where that is known."""
+
+
+class StepTrainer(PackedPasses, Trainer):
     """``Trainer`` with the data order, the log and the checkpoints of medvlm."""
 
     model: Any
@@ -121,26 +133,55 @@ class StepTrainer(Trainer):
     lr_scheduler: Any
     train_dataset: Any
 
-    def __init__(self, job: Job, model: Any, args: TrainingArguments, samples: Samples, tell: Tell) -> None:
-        super().__init__(model=model, args=args, train_dataset=samples, data_collator=samples.collate)
-        self.job, self.tell = job, tell
+    def __init__(self, job: Job, model: Any, args: TrainingArguments, data: Data, told: Told) -> None:
+        super().__init__(model=model, args=args, train_dataset=data.train, data_collator=data.train.collate)
+        self.job, self.data, self.told = job, data, told
         self.checkpoints = Checkpoints(Path(job.state))
         self.steps = StepLog(Path(job.state) / "steps.jsonl") if args.process_index == 0 else None
         self.stop, self.stopping = Stop(), False
-        self.tokens, self.cut, self.began = 0, 0, time.perf_counter()
+        self.cut, self.began = 0, time.perf_counter()
+        self.batches: list[dict[str, Any]] = []
+        self.losses: list[torch.Tensor] = []
+        self.counts = Counts(targets=0, tokens=0, padding=0, conversations=0, images=0)
+        self.recent: deque[float] = deque(maxlen=SMOOTHED)
+        self.held_out_loss: float | None = None
+        self.final: float | None = None
         self.remove_callback(PrinterCallback)
         self.add_callback(_SaveAndStop(self))
+
+    def start(self, step: int) -> None:
+        """Open the log and the curves for the steps after ``step``; by every rank, before ``train``."""
+        if self.steps:
+            seen = max((row["step"] for row in self.steps.rows()), default=0)
+            self.steps.start(step)
+            rows = self.steps.rows()
+            if self.told.tracking:
+                self.told.tracking.start(rows, seen)
+            self.recent.extend(row["loss"] for row in rows)
+            measured = [loss for row in rows if (loss := row.get("held_out_loss")) is not None]
+            self.held_out_loss = measured[-1] if measured else None
 
     # ---- data -------------------------------------------------------------------------------------------------
 
     def get_train_dataloader(self) -> DataLoader:
         """The micro-batches of this rank, all epochs in one pass."""
-        plan = plan_of(self.job, len(self.train_dataset), self.args.process_index, self.args.world_size)
-        return self._loader(self.train_dataset, plan)
+        samples = self.train_dataset
+        plan = plan_of(self.job, len(samples), self.args.process_index, self.args.world_size)
+        if tokens := self.job.config["pack_tokens"]:
+            return PackedSteps(samples, plan, Budget(tokens)).loader(**self._reading(samples))
+        if self.job.config["parity"] == "none":  # whose loss depends on which conversations are together
+            plan.sizes = samples.sizes
+        return self._loader(samples, plan)
 
-    def _loader(self, samples: Samples, plan: Plan) -> DataLoader:
-        workers = 0 if samples.features or self.args.device.type == "cpu" else 4  # decoding keeps up with a GPU
-        return DataLoader(samples, batch_sampler=plan, collate_fn=samples.collate, num_workers=workers)
+    def _loader(self, samples: Samples, plan: Plan, generator: torch.Generator | None = None) -> DataLoader:
+        """A loader; ``generator`` makes its random numbers, which otherwise would come from training's."""
+        reading = self._reading(samples)
+        return DataLoader(samples, batch_sampler=plan, collate_fn=samples.collate, generator=generator, **reading)
+
+    def _reading(self, samples: Samples) -> dict[str, Any]:
+        """How a loader reads: by so many processes that decoding keeps up with a GPU, into memory that it can fetch."""
+        gpu = self.args.device.type == "cuda"
+        return {"num_workers": 4 if gpu and not samples.features else 0, "pin_memory": gpu}
 
     def get_batch_samples(
         self, epoch_iterator: Iterator, num_batches: int, device: torch.device
@@ -150,15 +191,19 @@ class StepTrainer(Trainer):
         The same exchange tells every rank whether one of them was asked to stop.
         """
         self.began = time.perf_counter()
-        batches = [batch for _ in range(num_batches) if (batch := next(epoch_iterator, None)) is not None]
-        counts = [sum(int((batch["labels"][:, 1:] != -100).sum()) for batch in batches)]
-        counts += [sum(int(batch["attention_mask"].sum()) for batch in batches), int(bool(self.stop.number))]
-        counts.append(sum(batch.pop("cut") for batch in batches))
+        found = [batch for _ in range(num_batches) if (batch := next(epoch_iterator, None)) is not None]
+        packed = bool(found) and isinstance(found[0], list)  # one item is a whole step, see PackedSteps
+        self.batches = found[0] if packed else found
+        self.losses = []
+        own = count(self.batches)
+        sums = [*astuple(own), sum(batch["cut"] for batch in self.batches), int(bool(self.stop.number))]
         if self.args.world_size > 1:
-            counts = self.accelerator.reduce(torch.tensor(counts, device=device), "sum").tolist()
-        self.tokens, self.stopping = counts[1], counts[2] > 0
-        self.cut += counts[3]
-        return batches, torch.tensor(max(counts[0], 1), device=device)
+            sums = self.accelerator.reduce(torch.tensor(sums, device=device), "sum").tolist()
+        *totals, cut, stops = sums
+        self.counts, self.stopping = Counts(**dict(zip(asdict(own), totals, strict=True))), stops > 0
+        self.cut += cut
+        inputs: list[Any] = [_inputs(batch) for batch in self.batches]
+        return [inputs] if packed else inputs, torch.tensor(max(self.counts.targets, 1), device=device)
 
     def compute_loss(
         self,
@@ -168,11 +213,21 @@ class StepTrainer(Trainer):
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
         """As ``Trainer``, without the cache of keys and values that a language model keeps unless told not to."""
-        return super().compute_loss(model, inputs | {"use_cache": False}, return_outputs, num_items_in_batch)
+        if self.job.config["parity"] != "none":
+            parts, world = self.current_gradient_accumulation_steps, self.args.world_size
+            num_items_in_batch = divisor(inputs["labels"], parts, world)
+        made = super().compute_loss(model, inputs | {"use_cache": False}, return_outputs, num_items_in_batch)
+        loss: Any = made[0] if return_outputs else made
+        self.losses.append(loss.detach())
+        return made
 
     @torch.no_grad()
     def held_out(self, samples: Samples) -> float | None:
-        """Mean loss in nats per target word over conversations that are not trained on; None without any."""
+        """Mean loss in nats per target word over conversations that are not trained on; None without any.
+
+        It draws no number that training would draw, and leaves nothing behind but the mode of the model, which
+        training sets in every step.
+        """
         if not len(samples):
             return None
         world, model = self.args.world_size, self.model_wrapped
@@ -182,15 +237,31 @@ class StepTrainer(Trainer):
         )  # fmt: skip
         model.eval()
         total = torch.zeros(2, dtype=torch.float64, device=self.args.device)
-        for batch in self._loader(samples, plan):
-            batch.pop("cut")
+        for batch in self._loader(samples, plan, torch.Generator()):
             targets = (batch["labels"][:, 1:] != -100).sum()
             with self.compute_loss_context_manager():
-                summed = model(**self._prepare_inputs(batch), num_items_in_batch=1, use_cache=False).loss
+                inputs = self._prepare_inputs(_inputs(batch))
+                summed = model(**inputs, num_items_in_batch=1, use_cache=False).loss
             total += torch.stack([summed.double(), targets.to(total)])
         if world > 1:
             total = self.accelerator.reduce(total, "sum")
         return (total[0] / total[1]).item()
+
+    def held_out_at_the_end(self) -> float | None:
+        """The loss over all that is held out, once the last step is done; measured if that step did not do so."""
+        if self.final is None:
+            self.final = self.held_out(self.data.held_out)
+        return self.final
+
+    def _held_out_after(self, step: int) -> float | None:
+        """The held-out loss after a step, where it is due; a run that is asked to stop has no time for it."""
+        steps = self.state.max_steps
+        every = self.job.config["held_out_every"] or math.ceil(steps / HELD_OUT_PARTS)
+        if self.stopping:
+            return None
+        if step == steps:
+            return self.held_out_at_the_end()
+        return self.held_out(self.data.held_out_part) if step % every == 0 else None
 
     # ---- log --------------------------------------------------------------------------------------------------
 
@@ -203,16 +274,44 @@ class StepTrainer(Trainer):
         if "loss" not in logs:
             return
         step, loss, norm = self.state.global_step, logs["loss"], float(logs["grad_norm"])
-        if not math.isfinite(loss) or not math.isfinite(norm):
-            raise MedVLMError(
-                f"step {step} of {self.state.max_steps}: loss {loss}, gradient norm {norm}; training has diverged",
-                f"lower lr ({self.job.config['lr']}) or raise warmup; the state before it is kept in {self.job.state}",
-            )
-        if self.steps is not None:
-            seconds = time.perf_counter() - self.began
-            row = {"step": step, "loss": loss, "lr": logs["learning_rate"], "grad_norm": norm, "tokens": self.tokens}
-            self.steps.append(row | {"seconds": seconds, "peak_bytes": _peak_bytes()})
-            self.tell(self.job.stage, step, self.state.max_steps)
+        if not math.isfinite(loss) or not math.isfinite(norm) or self.accelerator.optimizer_step_was_skipped:
+            raise self._diverged(step, loss, norm)
+        seconds = time.perf_counter() - self.began
+        measured = self._held_out_after(step)
+        if self.steps is None:
+            return
+        row: dict[str, Any] = {
+            "step": step,
+            "loss": loss,
+            "lr": logs["learning_rate"],
+            "grad_norm": norm,
+            "seconds": seconds,
+        }
+        row |= self.counts.rates(seconds) | {"peak_bytes": _peak_bytes(), "held_out_loss": measured}
+        row["mfu"] = self.told.speed.mfu(self.counts, seconds) if self.told.speed else None
+        self.steps.append(row)
+        if self.told.tracking:
+            self.told.tracking.add(row)
+        self.recent.append(loss)
+        self.held_out_loss = self.held_out_loss if measured is None else measured
+        shown = {"loss": sum(self.recent) / len(self.recent), "held_out_loss": self.held_out_loss}
+        show(self.told.tell, {name: row[name] for name in SHOWN} | shown)
+        self.told.tell(self.job.stage, step, self.state.max_steps)
+
+    def _diverged(self, step: int, loss: float, norm: float) -> MedVLMError:
+        """The error to stop with; every rank keeps its conversations of the step first."""
+        folder = Path(self.job.state) / f"bad-step-{step:08d}"
+        figures = {"step": step, "loss": loss, "grad_norm": norm}
+        try:
+            keep(folder, self.args.process_index, self.data.train, self.batches, self.losses, figures)
+            kept = f"its conversations are kept in {folder}"
+        except ResourceError as error:
+            kept = f"its conversations could not be kept: {error.what}"
+        self.accelerator.wait_for_everyone()  # the first rank to leave ends the others
+        return MedVLMError(
+            f"step {step} of {self.state.max_steps}: loss {loss}, gradient norm {norm}; training has diverged; {kept}",
+            f"lower lr ({self.job.config['lr']}) or raise warmup; the state before it is kept in {self.job.state}",
+        )
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """0: the stock count walks over all parameters in every step."""
@@ -252,7 +351,9 @@ class StepTrainer(Trainer):
         prepared = super()._prepare_for_training(max_steps, train_dataloader, None)
         if resume_from_checkpoint:
             folder = Path(resume_from_checkpoint)
-            if self.is_deepspeed_enabled:  # not strict: what is frozen is not in it
+            if is_weights_only(folder):
+                pass  # `fit` gave them to the model; the optimiser starts afresh
+            elif self.is_deepspeed_enabled:  # not strict: what is frozen is not in it
                 self.model_wrapped.load_checkpoint(str(folder), load_module_strict=False)
             else:
                 stored, current = load_file(folder / "trainable.safetensors"), _trainable(self.model)
@@ -271,6 +372,11 @@ def plan_of(job: Job, rows: int, rank: int, world: int) -> Plan:
         rows=rows, batch=config["batch"], micro=job.micro, epochs=config["epochs"], seed=config["seed"],
         rank=rank, world=world,
     )  # fmt: skip
+
+
+def _inputs(batch: dict[str, Any]) -> dict[str, Any]:
+    """What of a batch the model takes."""
+    return {name: value for name, value in batch.items() if name not in COUNTED}
 
 
 def _trainable(model: Any) -> dict[str, torch.Tensor]:

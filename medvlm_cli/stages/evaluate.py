@@ -1,11 +1,12 @@
 """``eval``: a benchmark's questions, answered by a model with and without sight, scored, beside a constant answer."""
 
+import functools
 import hashlib
 import io
 import json
 import platform
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from medvlm_cli.core.arrow import Dataset, Harvest, Writer, open_dataset
 from medvlm_cli.core.commit import write_text
 from medvlm_cli.core.config import EvalConfig, as_dict
 from medvlm_cli.core.errors import DataError
+from medvlm_cli.core.features import Cache, Original
 from medvlm_cli.core.generate import Checkpoint, Generator, Picture, Request, find_checkpoint
 from medvlm_cli.core.images import decode
 from medvlm_cli.core.schemas import ANSWERS, QUESTIONS
@@ -34,7 +36,14 @@ BATCHES_PER_SHARD = 4
 TEXT_COLUMNS = [field.name for field in QUESTIONS if field.name != "image"]
 
 
-def evaluate(questions: Path, checkpoint: str | Path, out: Path, config: EvalConfig, tell: Tell) -> dict[str, Any]:
+def evaluate(
+    questions: Path,
+    checkpoint: str | Path,
+    out: Path,
+    config: EvalConfig,
+    tell: Tell,
+    features: Path | None = None,
+) -> dict[str, Any]:
     """Answer every question of a split, with its image and with a blank one, and score both beside a constant answer.
 
     The blank image is uniform grey: what the model still gets right, it got from the words alone.  The constant is the
@@ -47,7 +56,8 @@ def evaluate(questions: Path, checkpoint: str | Path, out: Path, config: EvalCon
         out: folder of the answers/1 dataset to make, in order of question ids, with ``report.json`` in it; the answers
             to the blank image go to the folder beside it whose name ends in ``-blank``.
         config: settings; ``split`` chooses the questions.
-        tell: told the phase, the questions done and their number.
+        tell: told the phase, the questions done and their number; with ``cache_features`` also the size of the cache.
+        features: folder of all caches of features, for ``cache_features``; None: ``features`` beside ``out``.
 
     Returns:
         Counts, paths, and in percent ``table`` with the rows model, blank image and always, and ``interval_95`` of the
@@ -55,11 +65,12 @@ def evaluate(questions: Path, checkpoint: str | Path, out: Path, config: EvalCon
 
     Raises:
         DataError: no finished checkpoint, no question of the split, or a question whose image, kind or gold answer is
-            not what it must be; it is named before the model is loaded.
-        BusyError: an output folder is locked, or holds another run.
-        ResourceError: a batch does not fit the memory of the device.
+            not what it must be; it is named before anything is answered.
+        BusyError: an output folder is locked, or holds another run; or another process makes the same cache.
+        ResourceError: a batch does not fit the memory of the device, or the cache not the disk.
     """
     exam = _Exam(questions, checkpoint, config, tell)
+    exam.features = features or out.parent / "features"
     seen = exam.answers(out, blank=False)
     unseen = exam.answers(out.with_name(f"{out.name}-blank"), blank=True)
     constant, constant_source = _commonest(exam.asked, exam.others, config.split)
@@ -105,8 +116,11 @@ class _Exam:
         self.dataset: Dataset = open_dataset(questions, QUESTIONS)
         self.config = config
         self.tell = tell
+        self.features = Path()
+        """Folder of all caches of features."""
         rows = sorted(self.dataset.rows(TEXT_COLUMNS), key=lambda row: row["question_id"])
         self.asked = [row for row in rows if row["split"] == config.split]
+        self.by_id = {row["question_id"]: row for row in self.asked}
         self.others = [row for row in rows if row["split"] != config.split]
         self._generator: Generator | None = None
         if not self.asked:
@@ -122,9 +136,11 @@ class _Exam:
     def _where(self, question_id: str) -> str:
         return f"{self.dataset.folder}, question {question_id}"
 
+    def _image(self, question_id: str) -> bytes:
+        return self.dataset.row_at(self.dataset.position(question_id), ["image"])["image"]["bytes"] or b""
+
     def _picture(self, question_id: str) -> Picture:
-        data = self.dataset.row_at(self.dataset.position(question_id), ["image"])["image"]["bytes"]
-        return Picture(data or b"", self._where(question_id))
+        return Picture(self._image(question_id), self._where(question_id))
 
     def facts(self) -> dict[str, Any]:
         """What the report says of questions, checkpoint, settings and versions."""
@@ -163,8 +179,9 @@ class _Exam:
             keys_per_shard=BATCHES_PER_SHARD * self.config.batch,
         ) as writer:
             todo = [] if writer.done else list(writer.todo())
-            if not blank:
-                self._check_images([question_id for _, shard_ids in todo for question_id in shard_ids])
+            if not blank and todo:
+                look = self._fill_cache if self.config.cache_features else self._check_images
+                look([question_id for _, shard_ids in todo for question_id in shard_ids])
             done = len(ids) - sum(len(shard_ids) for _, shard_ids in todo)
             for shard, shard_ids in todo:
                 rows = self._answer_shard(shard_ids, blank, done)
@@ -183,17 +200,43 @@ class _Exam:
                 good.add(digest)
             self.tell("check images", done, len(ids))
 
-    def _answer_shard(self, ids: Sequence[str], blank: bool, done: int) -> dict[str, dict[str, Any]]:
-        """Rows of answers/1 for some questions; ``done`` questions came before."""
+    def _fill_cache(self, ids: Sequence[str]) -> None:
+        """Have the features of each different image on disk before the first answer, and the model read them there.
+
+        Raises:
+            DataError: an image cannot be decoded; the first question that shows it is named.
+        """
+        model = self._model()
+        cache = Cache(self.features, model.model, model.processor, self.config.cache_precision)
+        hashes: dict[str, bytes] = {}
+
+        def originals() -> Iterator[Original]:
+            for done, question_id in enumerate(ids, start=1):
+                hashes[question_id] = hashlib.sha256(self._image(question_id)).digest()
+                name, read = self.by_id[question_id]["image_id"], functools.partial(self._image, question_id)
+                yield Original(hashes[question_id], name, self._where(question_id), read)
+                self.tell("look up images", done, len(ids))
+
+        cache.make(originals(), self.tell)
+        for question_id in ids:
+            if reasons := cache.features.refused(hashes[question_id]):
+                what = f"{self._where(question_id)}: its image could not be decoded, see {reasons}"
+                raise DataError(what, "mend the image in the benchmark's files, or drop the question")
+        model.read_features(cache.features)
+
+    def _model(self) -> Generator:
         if self._generator is None:
             self.tell("load model", 0, None)
             self._generator = Generator(self.checkpoint.where, self.config.precision)
-        by_id = {row["question_id"]: row for row in self.asked}
-        requests = [self._request(by_id[question_id], blank) for question_id in ids]
+        return self._generator
+
+    def _answer_shard(self, ids: Sequence[str], blank: bool, done: int) -> dict[str, dict[str, Any]]:
+        """Rows of answers/1 for some questions; ``done`` questions came before."""
+        model, requests = self._model(), [self._request(self.by_id[question_id], blank) for question_id in ids]
         phase = "answer, blank image" if blank else "answer"
         rows = {}
-        for index, answer in self._generator.answers(requests, self.config.batch, self.config.max_new_tokens):
-            question = by_id[ids[index]]
+        for index, answer in model.answers(requests, self.config.batch, self.config.max_new_tokens):
+            question = self.by_id[ids[index]]
             rows[ids[index]] = {
                 "question_id": ids[index],
                 "benchmark": question["benchmark"],

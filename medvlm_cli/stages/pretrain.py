@@ -7,7 +7,10 @@ from typing import Any
 from medvlm_cli.core.config import PretrainConfig, as_dict
 from medvlm_cli.core.launch import Training, run_stage
 from medvlm_cli.core.model.tiny import make_tiny
+from medvlm_cli.core.parity import semantics
+from medvlm_cli.core.ranks import leads
 from medvlm_cli.core.tell import Tell
+from medvlm_cli.core.tracking import check_tracker
 
 
 def pretrain(
@@ -36,18 +39,23 @@ def pretrain(
 
     Raises:
         DataError: a conversation is of another kind, its figure is not in exactly one dataset, or is not readable.
-        ConfigError: there is no such tower or language model, or ``batch`` does not divide over the devices.
+        ConfigError: there is no such tower or language model, ``batch`` does not divide over the devices, or the
+            language model is not one that ``parity`` knows.
         BusyError: another process or another run has ``out``; the same run goes on where it was killed.
         MedVLMError: training has diverged.
 
     Source: LLaVA, Liu et al. 2023, arXiv:2304.08485, first training stage.
     """
     parts = {"tower": config.tower, "llm": config.llm}
-    if "tiny" in parts.values():
+    check_tracker(config.track)
+    if "tiny" in parts.values() and leads():  # no other rank reads what it is made of
         place = out.parent.parent if out.parent.name == "checkpoints" else out.parent
         made = make_tiny(place / "models" / f"tiny-{config.seed}", config.seed, tell)
         parts = {name: str(made / name) if value == "tiny" else value for name, value in parts.items()}
+    settings = as_dict(config)
+    hostfile = settings.pop("hostfile")
     training = Training(
-        stage="pretrain", conversations=conversations, figures=figures, out=out, config=as_dict(config), model=parts
-    )
-    return run_stage(training, tell, gpus)
+        stage="pretrain", conversations=conversations, figures=figures, out=out, config=settings, model=parts,
+        notes=semantics(config.parity),
+    )  # fmt: skip
+    return run_stage(training, tell, gpus, Path(hostfile) if hostfile else None)

@@ -1,5 +1,6 @@
 """``medvlm eval``: options in, a call to the stage out.  No logic lives here."""
 
+import dataclasses
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,6 +18,9 @@ def evaluate(
     checkpoint: Annotated[
         str | None, typer.Option("--checkpoint", help="Folder or hub id of the model.", show_default="finetune's")
     ] = None,
+    cache_features: Annotated[
+        bool, typer.Option("--cache-features", help="Encode each image once, and keep what the tower gives on disk.")
+    ] = False,
     *,
     shared: Shared,
 ) -> None:
@@ -29,6 +33,7 @@ def evaluate(
       medvlm eval --bench medvlm-workspace/questions/phantom-vqa --set batch=32 -o answers-32
     """
     config = shared.config(EvalConfig)
+    config = dataclasses.replace(config, cache_features=config.cache_features or cache_features)
     model = shared.workspace.checkpoint(checkpoint, "finetune", "medvlm finetune")
     questions = Path(bench) if Path(bench, "manifest.json").is_file() else shared.workspace.path("questions", bench)
     out = shared.output("answers", model, questions.name)
@@ -43,6 +48,6 @@ def evaluate(
         if not Path(questions, "manifest.json").is_file():
             resolve(bench, BENCHMARKS, "benchmark")
             fetch(bench, questions, shared.config(FetchConfig, own=False), tell)
-        return run(questions, model, out, config, tell)
+        return run(questions, model, out, config, tell, shared.workspace.path("features"))
 
     shared.run(plan, config, stage)

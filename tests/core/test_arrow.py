@@ -180,11 +180,12 @@ def test_a_full_file_goes_on_in_another_and_the_order_stays(tmp_path, monkeypatc
 
 
 def test_ids_may_be_numbers_and_lists_long(tmp_path):
-    step = {"step": 7, "loss": 0.5, "lr": 1e-3, "grad_norm": 1.0, "tokens": 9, "seconds": 0.1, "peak_bytes": None}
+    known = {"step": 7, "loss": 0.5, "lr": 1e-3, "grad_norm": 1.0, "tokens": 9, "seconds": 0.1}
+    step = dict.fromkeys(STEPS.names) | known
     settings = {"stage": "pretrain", "config": {}, "keys": ["all"], "tell": lambda *_: None}
     write_all(tmp_path / "steps", STEPS, give(step), **settings)
     features = np.arange(12, dtype=np.float16)
-    row = {"figure_id": "a", "tower": "t", "scales": [32], "features": features}
+    row = {"figure_id": "a", "image_sha256": b"\0" * 32, "tower": "t", "scales": [32], "features": features}
     write_all(tmp_path / "features", features_schema(4, 3), give(row), **settings)
     assert open_dataset(tmp_path / "steps", STEPS).row("7")["step"] == 7
     read = open_dataset(tmp_path / "features", features_schema(4, 3))
@@ -321,3 +322,13 @@ def test_reading_at_random_keeps_little_in_memory_and_text_only_reads_no_images(
     assert total > 399_000_000
     assert peak_mb < 300
     assert text_bytes < 1_000_000
+
+
+def test_an_array_of_whole_numbers_is_written_as_it_is_and_a_fraction_in_a_list_of_them_is_refused(tmp_path):
+    settings = {"stage": "pretrain", "config": {}, "keys": ["all"], "tell": lambda *_: None}
+    schema = features_schema(1, 2, "bfloat16")
+    row = {"figure_id": "a", "image_sha256": b"\0" * 32, "tower": "t", "scales": [32]}
+    write_all(tmp_path / "features", schema, give(row | {"features": np.array([1, 65535], np.uint16)}), **settings)
+    assert open_dataset(tmp_path / "features", schema).row("a")["features"] == [1, 65535]
+    with pytest.raises(DataError, match=r"'features\[1\]' must be uint16, not 0.5"):
+        write_all(tmp_path / "wrong", schema, give(row | {"features": [1, 0.5]}), **settings)

@@ -75,6 +75,31 @@ def test_pixels_and_features_in_one_batch_are_refused(collate):
         collate(rows)
 
 
+def test_packed_rows_lie_end_to_end_and_count_their_own_places(collate):
+    batch = collate.packed(
+        [
+            {"input_ids": [5, 6, 7], "labels": [IGNORED, 6, 7], "image": image(3)},
+            {"input_ids": [8, 9], "labels": [IGNORED, 9], "image": image(4)},
+        ]
+    )
+    assert batch["input_ids"].tolist() == [[5, 6, 7, 8, 9]]
+    assert batch["position_ids"].tolist() == [[0, 1, 2, 0, 1]]
+    assert batch["labels"].tolist() == [[IGNORED, 6, 7, IGNORED, 9]]
+    assert batch["pixel_values"].dtype == torch.uint8 and batch["pixel_values"][:, 0, 0, 0].tolist() == [3, 4]
+    assert "attention_mask" not in batch and batch["documents"] == [3, 2] and batch["use_cache"] is False
+
+
+def test_the_first_token_of_a_packed_row_is_no_target_of_the_row_before(collate):
+    batch = collate.packed([{"input_ids": [5], "labels": [5]}, {"input_ids": [8, 9], "labels": [8, 9]}])
+    assert batch["labels"].tolist() == [[IGNORED, IGNORED, 9]]
+
+
+def test_pixels_and_features_in_one_pack_are_refused(collate):
+    row = {"input_ids": [1], "labels": [1]}
+    with pytest.raises(DataError, match="of 2 rows, 1 have pixels and 1 have features"):
+        collate.packed([row | {"image": image(3)}, row | {"features": np.ones((16, 192))}])
+
+
 @torch.no_grad()
 def test_padding_does_not_change_the_loss_of_a_row(tiny_model, collate):
     model, processor = tiny_model

@@ -1,6 +1,7 @@
 """Answers do not depend on company: not on the batch, not on whether they stream, not on what was encoded before."""
 
 import dataclasses
+import hashlib
 import io
 import json
 import shutil
@@ -12,6 +13,7 @@ from PIL import Image
 
 from medvlm_cli.core import generate
 from medvlm_cli.core.errors import DataError
+from medvlm_cli.core.features import Cache, Original
 from medvlm_cli.core.generate import Generator, Picture, Request, find_checkpoint
 
 QUESTIONS = ("What is shown?", "Is there a nodule in the left lung?", "Why? " * 9, "Where?", "\u00e9", "A CT?")
@@ -140,7 +142,39 @@ def test_each_different_image_is_encoded_once(tiny_checkpoint, monkeypatch):
     monkeypatch.setattr(generator.model.model.vision_tower, "encode", lambda x: encoded.append(len(x)) or encode(x))
     list(generator.answers([request_of(question, 0, 1) for question in QUESTIONS], 2, 2))
     list(generator.stream(request_of("And now?", 1, 2), 2, temperature=0.0, seed=0))
-    assert encoded == [1, 1, 1]
+    assert encoded == [2, 1]
+
+
+def test_the_new_images_of_a_batch_go_through_the_tower_together(tiny_checkpoint, alone, monkeypatch):
+    generator, encoded = Generator(tiny_checkpoint, "fp32"), []
+    encode = generator.model.model.vision_tower.encode
+    monkeypatch.setattr(generator.model.model.vision_tower, "encode", lambda x: encoded.append(len(x)) or encode(x))
+    assert untimed(generator.answers(REQUESTS, 4, 12)) == alone
+    assert encoded == [4, 2]
+
+
+def test_features_are_the_same_to_the_bit_whatever_else_is_encoded(generator):
+    together, apart = (features_of(generator, *groups) for groups in ([range(6)], [[seed] for seed in range(6)]))
+    assert torch.equal(together, apart)
+
+
+def features_of(generator, *groups):
+    """Features of some pictures, those of a group encoded together, with nothing kept."""
+    encode = generator._encode_new
+    return torch.cat([encode([Picture(picture(seed), "") for seed in group]) for group in groups])
+
+
+def test_features_on_disk_are_read_and_only_others_encoded(tiny_checkpoint, alone, tmp_path, monkeypatch):
+    generator, encoded = Generator(tiny_checkpoint, "fp32"), []
+    cache = Cache(tmp_path, generator.model, generator.processor)
+    data = [picture(seed) for seed in range(4)]
+    kept = [Original(hashlib.sha256(one).digest(), str(seed), "", lambda one=one: one) for seed, one in enumerate(data)]
+    cache.make(kept, lambda *_: None)
+    generator.read_features(cache.features)
+    encode = generator.model.model.vision_tower.encode
+    monkeypatch.setattr(generator.model.model.vision_tower, "encode", lambda x: encoded.append(len(x)) or encode(x))
+    assert untimed(generator.answers(REQUESTS, 6, 12)) == alone
+    assert encoded == [2]
 
 
 def test_features_that_take_too_much_memory_are_made_again(tiny_checkpoint, alone, monkeypatch):

@@ -3,9 +3,11 @@
 import json
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
-from medvlm_cli.core.errors import BusyError, ConfigError
-from medvlm_cli.core.resume import Checkpoints, StepLog, claim
+from medvlm_cli.core.errors import BusyError, ConfigError, DataError
+from medvlm_cli.core.resume import Checkpoints, StepLog, claim, is_weights_only, load_weights
 
 PARTS = {
     "schema": "checkpoint/1",
@@ -97,3 +99,67 @@ def test_a_state_folder_belongs_to_one_run(tmp_path):
         claim(tmp_path, PARTS | {"config": {"lr": 2e-3}}, 2)
     with pytest.raises(ConfigError, match="on 2 devices; its state does not fit 4"):
         claim(tmp_path, PARTS, 4)
+
+
+def trained(folder, *steps):
+    """A state folder of 4 devices with checkpoints of a linear layer, whose weights are the step."""
+    claim(folder, PARTS, 4)
+    checkpoints = Checkpoints(folder)
+    for step in steps:
+        checkpoints.begin(step)
+        part = checkpoints.part(step)
+        save_file({"weight": torch.full((2, 2), float(step))}, part / "trainable.safetensors")
+        for name in ("optimizer.pt", "rng_state_0.pth", "scheduler.pt", "trainer_state.json"):
+            (part / name).write_text(name)
+        checkpoints.commit(step)
+    return checkpoints
+
+
+def test_on_other_devices_only_what_fits_them_stays_of_the_newest_checkpoint(tmp_path):
+    checkpoints = trained(tmp_path, 2, 4)
+    restarts = claim(tmp_path, PARTS, 2, weights=True)
+    assert restarts == [{"step": 4, "devices": 4, "to": 2}]
+    assert [(path.name, fault) for path, fault in checkpoints.newest()] == [("step-00000004", "")]
+    assert is_weights_only(tmp_path / "step-00000004")
+    assert not (tmp_path / "step-00000004" / "optimizer.pt").exists()
+
+
+def test_a_restart_is_remembered_and_made_once(tmp_path):
+    trained(tmp_path, 4)
+    made = claim(tmp_path, PARTS, 2, weights=True)
+    trained_on = saved(tmp_path, 6).path(6)
+    assert claim(tmp_path, PARTS, 2, weights=True) == claim(tmp_path, PARTS, 2) == made
+    assert trained_on.exists() and not is_weights_only(trained_on)
+
+
+def test_a_restart_that_was_killed_half_way_is_finished_by_the_same_command(tmp_path, monkeypatch):
+    checkpoints = trained(tmp_path, 2, 4)
+    monkeypatch.setattr(Checkpoints, "strip", lambda self, step: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        claim(tmp_path, PARTS, 2, weights=True)
+    monkeypatch.undo()
+    assert claim(tmp_path, PARTS, 2, weights=True) == [{"step": 4, "devices": 4, "to": 2}]
+    assert is_weights_only(checkpoints.path(4))
+
+
+def test_a_restart_takes_the_newest_checkpoint_that_is_whole(tmp_path):
+    checkpoints = trained(tmp_path, 2, 4)
+    (tmp_path / "step-00000004" / "trainable.safetensors").write_bytes(b"")
+    assert claim(tmp_path, PARTS, 2, weights=True)[0]["step"] == 2
+    assert [path.name for path, _ in checkpoints.newest()] == ["step-00000002"]
+
+
+def test_without_a_whole_checkpoint_there_are_no_weights_to_go_on_from(tmp_path):
+    trained(tmp_path, 4)
+    (tmp_path / "step-00000004" / "COMPLETE.json").unlink()
+    with pytest.raises(DataError, match=r"no checkpoint in .* is whole"):
+        claim(tmp_path, PARTS, 2, weights=True)
+
+
+def test_the_model_gets_the_trained_weights_and_keeps_the_frozen_ones(tmp_path):
+    trained(tmp_path, 4)
+    model = torch.nn.Linear(2, 2).requires_grad_(False)
+    model.weight.requires_grad_(True)
+    bias = model.bias.clone()
+    load_weights(model, tmp_path / "step-00000004")
+    assert model.weight.tolist() == [[4.0, 4.0], [4.0, 4.0]] and torch.equal(model.bias, bias)

@@ -132,7 +132,7 @@ def with_medvlm(tiny_checkpoint, given, tmp_path_factory):
     return opened(work / "model", given, work, "with", "import medvlm_cli.core.model.vlm\n", "no")
 
 
-EXACT = ["ids", "pixels", "logits", "loss", "hidden", "said"]
+EXACT = ["ids", "pixels", "logits", "hidden", "said"]
 
 
 @pytest.mark.parametrize("name", EXACT)
@@ -140,7 +140,11 @@ def test_without_medvlm_the_same_bits_come_out(without_medvlm, expected, name):
     assert torch.equal(without_medvlm[0][name], expected[name])
 
 
-@pytest.mark.parametrize("name", [*EXACT, "logits_of_bytes"])
+def test_without_medvlm_the_loss_differs_by_rounding(without_medvlm, expected):  # medvlm adds it up slice by slice
+    assert torch.allclose(without_medvlm[0]["loss"], expected["loss"], rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", [*EXACT, "loss", "logits_of_bytes"])
 def test_with_medvlm_the_same_bits_come_out_and_no_code_of_the_folder_is_run(with_medvlm, expected, name):
     assert torch.equal(with_medvlm[0][name], expected[name])
 

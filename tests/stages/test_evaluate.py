@@ -1,20 +1,29 @@
 """A benchmark answered with and without sight, scored, resumed, and refused where it cannot be scored."""
 
+import dataclasses
 import hashlib
 import io
 import json
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from medvlm_cli.core import score
 from medvlm_cli.core.arrow import Harvest, open_dataset, write_all
 from medvlm_cli.core.config import EvalConfig
 from medvlm_cli.core.errors import BusyError, DataError
+from medvlm_cli.core.features import Cache
+from medvlm_cli.core.model.checkpoint import load
+from medvlm_cli.core.model.three_scale import S2ClipVisionModel
+from medvlm_cli.core.samples import Figures, Split
 from medvlm_cli.core.schemas import ANSWERS, QUESTIONS
 from medvlm_cli.stages.evaluate import evaluate
+from tests.training_cases import ROWS, picture
 
 CONFIG = EvalConfig(batch=2, max_new_tokens=6)
 WORDS = ("What is shown?", "Is there a nodule in the left lung?", "Where?", "A CT?")
@@ -238,6 +247,69 @@ def test_questions_that_cannot_be_scored_are_refused(tiny_checkpoint, tmp_path, 
     folder = write(tmp_path / "questions", [question(0, **changes)])
     with pytest.raises(DataError, match=message):
         evaluate(folder, tiny_checkpoint, tmp_path / "out", CONFIG, silent)
+
+
+@pytest.fixture
+def encoded(monkeypatch):
+    """How many images each call of any tower had."""
+    calls, encode = [], S2ClipVisionModel.encode
+
+    def counted(tower, pixels):
+        calls.append(len(pixels))
+        return encode(tower, pixels)
+
+    monkeypatch.setattr(S2ClipVisionModel, "encode", counted)
+    return calls
+
+
+CACHED = dataclasses.replace(CONFIG, cache_features=True)
+
+
+def test_answers_from_the_cache_are_the_same_and_each_image_is_encoded_once(
+    evaluated, asked, tiny_checkpoint, tmp_path, encoded
+):
+    out, again = tmp_path / "cached" / "answers", tmp_path / "cached" / "again"
+    evaluate(asked, tiny_checkpoint, out, CACHED, silent)
+    assert encoded == [6, 1]  # the images, before the first answer, and the blank one
+    evaluate(asked, tiny_checkpoint, again, CACHED, silent)
+    assert encoded[2:] == [1]
+    assert answers(out) == answers(again) == answers(evaluated[2])
+    assert len(list((tmp_path / "cached" / "features").glob("*/*"))) == 1
+
+
+def test_an_image_of_the_training_figures_is_not_encoded_again(training_data, tiny_checkpoint, tmp_path, encoded):
+    model, processor = load(str(tiny_checkpoint), torch.device("cpu"), torch.float32)
+    split = Split(training_data / "captions", Figures([training_data / "figures"]), "caption")
+    Cache(tmp_path / "features", model, processor).make(split.originals(), silent)
+    images = [png(0), picture(3), picture(4)]
+    rows = [question(number, image={"bytes": data, "path": None}) for number, data in enumerate(images)]
+    folder = write(tmp_path / "questions", rows)
+    evaluate(folder, tiny_checkpoint, tmp_path / "out", CACHED, silent, tmp_path / "features")
+    assert encoded == [ROWS, 1, 1]  # the figures, the one image that is new, the blank one
+
+
+def test_a_corrupt_image_is_named_before_anything_is_answered_and_not_tried_twice(tiny_checkpoint, tmp_path, encoded):
+    broken = [question(number, image={"bytes": png(0)[:-30], "path": None}) for number in (2, 3)]
+    folder, told = write(tmp_path / "questions", [question(0), *broken]), []
+    expected = f"{folder}, question q02: its image could not be decoded, see "
+    with pytest.raises(DataError, match=expected):
+        evaluate(folder, tiny_checkpoint, tmp_path / "out", CACHED, silent)
+    with pytest.raises(DataError, match=expected):
+        evaluate(folder, tiny_checkpoint, tmp_path / "out", CACHED, lambda what, *_: told.append(what))
+    assert encoded == [1]
+    assert set(told) == {"load model", "look up images"}
+
+
+def test_int8_features_are_used_and_their_error_is_told(asked, tiny_checkpoint, tmp_path):
+    told, config = [], dataclasses.replace(CACHED, cache_precision="int8")
+    evaluate(asked, tiny_checkpoint, tmp_path / "out", config, lambda what, *_: told.append(what))
+    assert [what for what in told if what.startswith("features in int8: relative error ")] != []
+
+
+def test_the_flag_sets_the_setting(asked, tiny_checkpoint, tmp_path):
+    command = [sys.executable, "-m", "medvlm_cli", "eval", "--bench", str(asked), "--checkpoint", str(tiny_checkpoint)]
+    told = subprocess.check_output([*command, "--cache-features", "--dry-run", "--json"], cwd=tmp_path, text=True)
+    assert json.loads(told)["settings"]["cache_features"] is True
 
 
 def test_a_missing_checkpoint_is_an_error_that_says_how_to_make_one(asked, tmp_path):

@@ -1,6 +1,8 @@
 """The second training stage as it is called; what it shares with the first is tested there."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -8,6 +10,7 @@ import torch
 from medvlm_cli.core.arrow import Harvest, write_all
 from medvlm_cli.core.errors import DataError
 from medvlm_cli.core.model.checkpoint import load
+from medvlm_cli.core.model.three_scale import S2ClipVisionModel
 from medvlm_cli.core.schemas import CONVERSATIONS
 from tests.training_cases import ROWS, conversation, quiet
 
@@ -20,10 +23,24 @@ def test_language_model_and_connector_change_and_the_tower_never(bench, pretrain
     assert kept == {name for name in after if name.startswith("model.vision_tower.")}
 
 
-def test_both_stages_find_the_same_features(bench):
+def test_both_stages_find_the_same_features(bench, monkeypatch):
     bench.pretrain("pretrain", cache_features=True)
+    monkeypatch.setattr(S2ClipVisionModel, "encode", None)  # calling it would raise
     bench.finetune("finetune", bench.path("pretrain"), cache_features=True)
-    assert len(list((bench.root / "features").iterdir())) == 1
+    assert len(list((bench.root / "features").glob("*/*"))) == 1
+
+
+def test_cached_features_train_as_the_images_do_to_the_last_bit(bench, pretrained):
+    bench.finetune("plain", pretrained.path("pretrain"), epochs=1)
+    bench.finetune("cached", pretrained.path("pretrain"), epochs=1, cache_features=True)
+    assert bench.steps("cached") == bench.steps("plain")
+
+
+def test_the_flag_sets_the_setting(training_data, tiny_checkpoint, tmp_path):
+    inputs = [training_data / "instruct", "--figures", training_data / "figures", "--from", tiny_checkpoint]
+    command = [sys.executable, "-m", "medvlm_cli", "finetune", *map(str, inputs), "--set", "cache_features=false"]
+    told = subprocess.check_output([*command, "--cache-features", "--dry-run", "--json"], cwd=tmp_path, text=True)
+    assert json.loads(told)["settings"]["cache_features"] is True
 
 
 def test_captions_are_refused(bench, pretrained):

@@ -7,18 +7,23 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
 import torch
 
-from medvlm_cli.core.arrow import open_dataset
+from medvlm_cli.core import train
+from medvlm_cli.core.arrow import open_dataset, write_all
 from medvlm_cli.core.commit import Lock
 from medvlm_cli.core.errors import BusyError, ConfigError, DataError, MedVLMError
+from medvlm_cli.core.features import Cache
+from medvlm_cli.core.model.three_scale import S2ClipVisionModel
 from medvlm_cli.core.model.vlm import build_model
 from medvlm_cli.core.samples import Figures, Samples, Split
-from medvlm_cli.core.schemas import STEPS
-from tests.training_cases import ROWS, cut_at, write_figures
+from medvlm_cli.core.schemas import CONVERSATIONS, STEPS
+from medvlm_cli.core.steps import Job
+from tests.training_cases import ROWS, conversation, cut_at, quiet, write_figures
 
 
 class Cut(BaseException):
@@ -92,11 +97,74 @@ def test_the_split_into_micro_batches_does_not_change_the_result(bench, pretrain
     assert all(torch.allclose(weights[name], weight, atol=1e-6) for name, weight in bench.weights("other").items())
 
 
-def test_cached_features_train_as_the_images_do(bench, pretrained):
+@pytest.fixture
+def encoded(monkeypatch):
+    """How many images each call of any tower had."""
+    calls, encode = [], S2ClipVisionModel.encode
+
+    def counted(tower, pixels):
+        calls.append(len(pixels))
+        return encode(tower, pixels)
+
+    monkeypatch.setattr(S2ClipVisionModel, "encode", counted)
+    return calls
+
+
+def test_cached_features_train_as_the_images_do_to_the_last_bit(bench, pretrained, encoded):
     bench.pretrain("cached", cache_features=True)
+    assert bench.steps("cached") == pretrained.steps("pretrain")
+    assert same(bench.weights("cached"), pretrained.weights("pretrain"))
+    assert sum(encoded) == ROWS
+
+
+def captions_of(folder, figures):
+    """A caption for each of the first figures."""
+    made = {"stage": "synthesize", "config": {}, "keys": [str(number) for number in range(figures)], "tell": quiet}
+    write_all(folder, CONVERSATIONS, lambda key: conversation(key, "caption"), **made)
+    return folder
+
+
+def test_one_more_figure_is_one_more_image_to_encode(bench, tmp_path, encoded):
+    bench.captions = captions_of(tmp_path / "some", ROWS - 1)
+    bench.pretrain("first", cache_features=True, epochs=0.5)
+    bench.captions = captions_of(tmp_path / "all", ROWS)
+    bench.pretrain("second", cache_features=True, epochs=0.5)
+    assert encoded == [ROWS - 1, 1]
+
+
+def test_int8_features_train_nearly_as_exact_ones_and_their_error_is_told(bench, pretrained):
+    told = []
+    bench.pretrain("int8", lambda what, done, total: told.append(what), cache_features=True, cache_precision="int8")
     expected = [row["loss"] for row in pretrained.steps("pretrain")]
-    assert [row["loss"] for row in bench.steps("cached")] == pytest.approx(expected, abs=1e-4)  # float16 on disk
-    assert len(list((bench.root / "features").iterdir())) == 1
+    found = [row["loss"] for row in bench.steps("int8")]
+    assert found == pytest.approx(expected, abs=1e-2) and found != expected
+    assert sum(what.startswith("features in int8: relative error ") for what in told) == 1
+
+
+def test_a_rank_that_is_not_the_first_waits_for_the_features_and_encodes_none(
+    bench, training_data, tiny_model, tiny_tower, tiny_llm, encoded, monkeypatch
+):
+    model, processor = build_model(tiny_tower, tiny_llm, (32, 64, 96))
+    split = Split(training_data / "captions", Figures([training_data / "figures"]), "caption")
+    job = Job(
+        stage="pretrain", conversations="", figures=[], state="", config={"cache_precision": "exact"}, model={},
+        micro=1, accumulation=1, run={}, features=str(bench.root / "features"),
+    )  # fmt: skip
+    first = threading.Timer(0.5, Cache(bench.root / "features", *tiny_model).make, [split.originals(), lambda *_: None])
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setattr(model.model.vision_tower, "encode", None)  # calling it would raise
+    first.start()
+    features = train._features(job, model, processor, split, lambda *_: None)
+    first.join()
+    assert [original.sha256 in features for original in split.originals()] == [True] * ROWS
+    assert encoded == [ROWS]
+
+
+def test_the_flag_sets_the_setting(training_data, tmp_path):
+    inputs = [training_data / "captions", "--figures", training_data / "figures", "--set", "cache_features=false"]
+    command = [sys.executable, "-m", "medvlm_cli", "pretrain", *map(str, inputs), "--cache-features"]
+    told = subprocess.check_output([*command, "--dry-run", "--json"], cwd=tmp_path, text=True)
+    assert json.loads(told)["settings"]["cache_features"] is True
 
 
 def test_activation_checkpointing_does_not_change_the_result(bench, pretrained):

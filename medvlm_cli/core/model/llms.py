@@ -84,15 +84,18 @@ def load_llm(name_or_path: str, dtype: torch.dtype) -> tuple[PreTrainedModel, Pr
     if not tokenizer.is_fast or tokenizer.eos_token is None:
         raise ConfigError(f"llm {name_or_path}: its tokenizer is not a fast one, or has no end token", "take another")
     family = family_of(tokenizer, llm.config.model_type)
-    tokenizer.add_special_tokens(
-        {"additional_special_tokens": [AddedToken(prompts.IMAGE, normalized=False, special=True)]},
-        replace_extra_special_tokens=False,
-    )
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
+    add_tokens(tokenizer)
     _untie(llm)
     _grow(llm, len(tokenizer))
     return llm, tokenizer, family
+
+
+def add_tokens(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Give a tokenizer ``<image>`` and, where it lacks one, a padding token."""
+    image = AddedToken(prompts.IMAGE, normalized=False, special=True)
+    tokenizer.add_special_tokens({"additional_special_tokens": [image]}, replace_extra_special_tokens=False)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
 
 
 def _untie(llm: PreTrainedModel) -> None:

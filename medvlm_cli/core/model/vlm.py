@@ -25,6 +25,7 @@ from medvlm_cli.core.errors import ConfigError
 from medvlm_cli.core.model import standalone
 from medvlm_cli.core.model.connector import init_connector
 from medvlm_cli.core.model.llms import LLMS, load_llm, stop_ids
+from medvlm_cli.core.model.loss import target_loss
 from medvlm_cli.core.model.standalone import MedVLMConfig, S2ClipVisionConfig, forget_conversions
 from medvlm_cli.core.model.three_scale import S2ClipVisionModel
 from medvlm_cli.core.model.towers import load_tower
@@ -44,6 +45,10 @@ class MedVLMForConditionalGeneration(standalone.MedVLMForConditionalGeneration):
     """The model that answers questions about images."""
 
     model_class = MedVLMModel
+
+    def _loss(self, hidden: torch.Tensor, labels: torch.Tensor, items: int | torch.Tensor | None) -> torch.Tensor:
+        """As in ``standalone``, with less memory."""
+        return target_loss(self.lm_head, hidden, labels, items)
 
 
 def freeze(model: MedVLMForConditionalGeneration, stage: str) -> None:
