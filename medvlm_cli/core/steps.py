@@ -168,7 +168,8 @@ class StepTrainer(PackedPasses, Trainer):
         samples = self.train_dataset
         plan = plan_of(self.job, len(samples), self.args.process_index, self.args.world_size)
         if tokens := self.job.config["pack_tokens"]:
-            return PackedSteps(samples, plan, Budget(tokens)).loader(**self._reading(samples))
+            budget = Budget(tokens, self.job.config["pack_images"])
+            return PackedSteps(samples, plan, budget).loader(**self._reading(samples))
         if self.job.config["parity"] == "none":  # whose loss depends on which conversations are together
             plan.sizes = samples.sizes
         return self._loader(samples, plan)

@@ -26,6 +26,8 @@ class TrainConfig:
     """Conversations per device and forward pass, at most; the rest of ``batch`` is accumulated."""
     pack_tokens: int = 0
     """Tokens of a row that several conversations share, unseen by one another; 0: a row each."""
+    pack_images: int = 0
+    """Images of such a row at most, which bounds what the tower takes; 0: as many as its tokens leave room for."""
     epochs: float = 1.0
     """Passes over the training conversations."""
     warmup: float = 0.03
@@ -65,7 +67,7 @@ class TrainConfig:
         plain = {"true": "all", "false": "none"}.get(str(self.checkpointing).lower(), self.checkpointing)
         object.__setattr__(self, "checkpointing", plain)
         at_least(self, 1, "batch", "micro_batch", "max_length", "save_every")
-        at_least(self, 0, "pack_tokens", "held_out_every")
+        at_least(self, 0, "pack_tokens", "pack_images", "held_out_every")
         if 0 < self.pack_tokens < self.max_length:
             what = f"pack_tokens is {self.pack_tokens}, below max_length, {self.max_length}"
             raise ConfigError(what, "a row must hold the longest conversation: raise it, or lower max_length")

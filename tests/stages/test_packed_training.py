@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from medvlm_cli.core.packing import PackedPasses
 from tests.training_cases import cut_at
 
 PACK = 160
@@ -32,6 +33,19 @@ def nearly(bench, name, expected, tolerance):
 def test_packs_train_as_padded_micro_batches_do(bench, pretrained):
     bench.pretrain("packed", pack_tokens=PACK, max_length=PACK)
     assert nearly(bench, "packed", pretrained, 2e-6)
+
+
+def test_packs_of_one_image_are_as_many_passes_as_conversations_and_the_same_training(bench, pretrained, monkeypatch):
+    passes, stock = [], PackedPasses.training_step
+
+    def counted(self, model, packs, *more):
+        passes.append(len(packs))
+        return stock(self, model, packs, *more)
+
+    monkeypatch.setattr(PackedPasses, "training_step", counted)
+    bench.pretrain("few", pack_tokens=PACK, max_length=PACK, pack_images=1)
+    assert passes[0] == 8
+    assert nearly(bench, "few", pretrained, 2e-6)
 
 
 def test_packs_train_as_one_conversation_after_the_other_does_where_all_weights_learn(bench, pretrained):
