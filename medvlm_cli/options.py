@@ -1,5 +1,6 @@
 """The options that every verb has, declared once, and what they mean: workspace, output, settings, how to speak."""
 
+import dataclasses
 import functools
 import inspect
 from collections.abc import Callable
@@ -10,10 +11,10 @@ from typing import Annotated, Any
 import typer
 
 from medvlm_cli import render
-from medvlm_cli.core.config import as_dict
+from medvlm_cli.core.config import TrainConfig, as_dict
 from medvlm_cli.core.errors import INCOMPLETE, ConfigError
 from medvlm_cli.core.presets import Config, load
-from medvlm_cli.core.ranks import leads
+from medvlm_cli.core.ranks import leads, read_hostfile
 from medvlm_cli.core.workspace import Workspace
 
 OPTIONS: dict[str, tuple[Any, Any]] = {
@@ -50,6 +51,32 @@ GpuType = Annotated[
         show_default="this machine's",
     ),
 ]
+Hostfile = Annotated[Path | None, typer.Option("--hostfile", help="DeepSpeed host file of the machines to train on.")]
+CacheFeatures = Annotated[
+    bool, typer.Option("--cache-features", help="Encode each image once, and keep what the tower gives on disk.")
+]
+Parity = Annotated[
+    str, typer.Option("--parity", metavar="NAME", help="Train as published: llama3-med.", show_default="none")
+]
+Track = Annotated[
+    str, typer.Option("--track", metavar="NAME", help="Show the curves in wandb or trackio too.", show_default="none")
+]
+
+
+def given(config: Config, **options: Any) -> Config:
+    """The settings, with the options that were given in place of what preset and ``--set`` say."""
+    changed: Any = config
+    spoken = {name: str(value) if isinstance(value, Path) else value for name, value in options.items() if value}
+    return dataclasses.replace(changed, **spoken)
+
+
+def devices(config: TrainConfig, gpus: int) -> int:
+    """Devices to train on: all of the host file's machines, or else as many as were asked for.
+
+    Raises:
+        ConfigError: the host file cannot be read.
+    """
+    return sum(read_hostfile(Path(config.hostfile)).values()) if config.hostfile else gpus
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import torch
 from medvlm_kernels import reference
 from medvlm_kernels.backends import BACKENDS, attention
 from medvlm_kernels.geometry import Geometry
-from medvlm_kernels.reference import check_images, merge_scale, quick_gelu, split_scale
+from medvlm_kernels.reference import check_images, quick_gelu
 
 __all__ = [
     "BACKENDS",
@@ -24,11 +24,9 @@ __all__ = [
     "linear_add",
     "linear_quick_gelu",
     "merge",
-    "merge_scale",
     "normalise",
     "patchify",
     "quick_gelu",
-    "split_scale",
 ]
 
 

@@ -1,6 +1,5 @@
 """``medvlm eval``: options in, a call to the stage out.  No logic lives here."""
 
-import dataclasses
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -8,7 +7,7 @@ import typer
 
 from medvlm_cli.core.config import EvalConfig, FetchConfig
 from medvlm_cli.core.tell import Tell
-from medvlm_cli.options import Shared
+from medvlm_cli.options import CacheFeatures, Shared, given
 
 
 def evaluate(
@@ -18,9 +17,7 @@ def evaluate(
     checkpoint: Annotated[
         str | None, typer.Option("--checkpoint", help="Folder or hub id of the model.", show_default="finetune's")
     ] = None,
-    cache_features: Annotated[
-        bool, typer.Option("--cache-features", help="Encode each image once, and keep what the tower gives on disk.")
-    ] = False,
+    cache_features: CacheFeatures = False,
     *,
     shared: Shared,
 ) -> None:
@@ -32,8 +29,7 @@ def evaluate(
       medvlm eval --bench phantom-vqa --checkpoint medvlm-workspace/checkpoints/finetune-1x --json
       medvlm eval --bench medvlm-workspace/questions/phantom-vqa --set batch=32 -o answers-32
     """
-    config = shared.config(EvalConfig)
-    config = dataclasses.replace(config, cache_features=config.cache_features or cache_features)
+    config = given(shared.config(EvalConfig), cache_features=cache_features)
     model = shared.workspace.checkpoint(checkpoint, "finetune", "medvlm finetune")
     questions = Path(bench) if Path(bench, "manifest.json").is_file() else shared.workspace.path("questions", bench)
     out = shared.output("answers", model, questions.name)

@@ -1,6 +1,5 @@
 """``medvlm finetune``: options in, a call to the stage out.  No logic lives here."""
 
-import dataclasses
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -8,9 +7,8 @@ import typer
 
 from medvlm_cli.core.config import FetchConfig, FinetuneConfig, PretrainConfig
 from medvlm_cli.core.errors import ConfigError
-from medvlm_cli.core.ranks import read_hostfile
 from medvlm_cli.core.tell import Tell
-from medvlm_cli.options import GpuType, Shared
+from medvlm_cli.options import CacheFeatures, GpuType, Hostfile, Parity, Shared, Track, devices, given
 
 
 def finetune(  # noqa: PLR0913 - each of the ways to train that there are is one option
@@ -24,23 +22,14 @@ def finetune(  # noqa: PLR0913 - each of the ways to train that there are is one
         str | None, typer.Option("--from", metavar="DIR", help="Checkpoint to start from.", show_default="pretrain's")
     ] = None,
     gpus: Annotated[int, typer.Option("--gpus", min=1, help="Devices of this machine to train on.")] = 1,
-    hostfile: Annotated[
-        Path | None, typer.Option("--hostfile", help="DeepSpeed host file of the machines to train on.")
-    ] = None,
-    cache_features: Annotated[
-        bool, typer.Option("--cache-features", help="Encode each image once, and keep what the tower gives on disk.")
-    ] = False,
+    hostfile: Hostfile = None,
+    cache_features: CacheFeatures = False,
     benchmark: Annotated[
         str,
         typer.Option("--benchmark", metavar="NAME", help="Learn this benchmark's train split.", show_default="none"),
     ] = "",
-    parity: Annotated[
-        str, typer.Option("--parity", metavar="NAME", help="Train as published: llama3-med.", show_default="none")
-    ] = "",
-    track: Annotated[
-        str,
-        typer.Option("--track", metavar="NAME", help="Show the curves in wandb or trackio too.", show_default="none"),
-    ] = "",
+    parity: Parity = "",
+    track: Track = "",
     gpu_type: GpuType = "",
     *,
     shared: Shared,
@@ -55,16 +44,15 @@ def finetune(  # noqa: PLR0913 - each of the ways to train that there are is one
       medvlm finetune --set adapter=lora -o medvlm-workspace/checkpoints/finetune-lora
       medvlm finetune --from medvlm-workspace/checkpoints/pretrain-1x -o medvlm-workspace/checkpoints/finetune-1x
     """
-    config = shared.config(FinetuneConfig)
-    config = dataclasses.replace(
-        config,
-        cache_features=config.cache_features or cache_features,
-        benchmark=benchmark or config.benchmark,
-        parity=parity or config.parity,
-        track=track or config.track,
-        hostfile=str(hostfile or config.hostfile),
+    config = given(
+        shared.config(FinetuneConfig),
+        hostfile=hostfile,
+        cache_features=cache_features,
+        parity=parity,
+        track=track,
+        benchmark=benchmark,
     )
-    gpus = sum(read_hostfile(Path(config.hostfile)).values()) if config.hostfile else gpus
+    gpus = devices(config, gpus)
     before, learnt, out = _places(config.benchmark, shared)
     if config.benchmark and (conversations or figures):
         raise ConfigError("a benchmark brings its own conversations and figures", "leave these, or --benchmark, out")

@@ -1,15 +1,13 @@
 """``medvlm pretrain``: options in, a call to the stage out.  No logic lives here."""
 
-import dataclasses
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from medvlm_cli.core.config import PretrainConfig
-from medvlm_cli.core.ranks import read_hostfile
 from medvlm_cli.core.tell import Tell
-from medvlm_cli.options import GpuType, Shared
+from medvlm_cli.options import CacheFeatures, GpuType, Hostfile, Parity, Shared, Track, devices, given
 
 
 def pretrain(  # noqa: PLR0913 - each of the ways to train that there are is one option
@@ -20,19 +18,10 @@ def pretrain(  # noqa: PLR0913 - each of the ways to train that there are is one
         list[Path] | None, typer.Option("--figures", help="Dataset of figures; repeatable.", show_default="all")
     ] = None,
     gpus: Annotated[int, typer.Option("--gpus", min=1, help="Devices of this machine to train on.")] = 1,
-    hostfile: Annotated[
-        Path | None, typer.Option("--hostfile", help="DeepSpeed host file of the machines to train on.")
-    ] = None,
-    cache_features: Annotated[
-        bool, typer.Option("--cache-features", help="Encode each image once, and keep what the tower gives on disk.")
-    ] = False,
-    parity: Annotated[
-        str, typer.Option("--parity", metavar="NAME", help="Train as published: llama3-med.", show_default="none")
-    ] = "",
-    track: Annotated[
-        str,
-        typer.Option("--track", metavar="NAME", help="Show the curves in wandb or trackio too.", show_default="none"),
-    ] = "",
+    hostfile: Hostfile = None,
+    cache_features: CacheFeatures = False,
+    parity: Parity = "",
+    track: Track = "",
     gpu_type: GpuType = "",
     *,
     shared: Shared,
@@ -46,15 +35,10 @@ def pretrain(  # noqa: PLR0913 - each of the ways to train that there are is one
       medvlm pretrain --gpus 2 -o medvlm-workspace/checkpoints/pretrain-2
       medvlm pretrain --set scales=32 -o medvlm-workspace/checkpoints/pretrain-1x
     """
-    config = shared.config(PretrainConfig)
-    config = dataclasses.replace(
-        config,
-        cache_features=config.cache_features or cache_features,
-        parity=parity or config.parity,
-        track=track or config.track,
-        hostfile=str(hostfile or config.hostfile),
+    config = given(
+        shared.config(PretrainConfig), hostfile=hostfile, cache_features=cache_features, parity=parity, track=track
     )
-    gpus = sum(read_hostfile(Path(config.hostfile)).values()) if config.hostfile else gpus
+    gpus = devices(config, gpus)
     out = shared.output("checkpoints", "pretrain")
     if shared.dry_run or gpu_type:
         plan = {"verb": "pretrain", "writes": str(out), "gpus": gpus}

@@ -38,7 +38,8 @@ class S2ClipVisionModel(standalone.S2ClipVisionModel):
 
     def _scales(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, ...]:
         if self.path(pixel_values) == "fused":
-            return self.encode(pixel_values).split(self.config.hidden_size, dim=-1)
+            features = self._folded(pixel_values.device).encode(pixel_values)
+            return features.split(self.config.hidden_size, dim=-1)
         return super()._scales(pixel_values)
 
     def path(self, pixel_values: torch.Tensor) -> Literal["fused", "reference"]:

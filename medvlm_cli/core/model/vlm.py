@@ -5,7 +5,7 @@ What it computes is in ``standalone``; here it gets medvlm's own tower and is pu
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from transformers import (
@@ -22,6 +22,7 @@ from transformers.models.llava.image_processing_llava import LlavaImageProcessor
 from transformers.utils import logging as transformers_logging
 
 from medvlm_cli.core.errors import ConfigError
+from medvlm_cli.core.images import Fit
 from medvlm_cli.core.model import standalone
 from medvlm_cli.core.model.connector import init_connector
 from medvlm_cli.core.model.llms import LLMS, load_llm, stop_ids
@@ -29,8 +30,6 @@ from medvlm_cli.core.model.loss import target_loss
 from medvlm_cli.core.model.standalone import MedVLMConfig, S2ClipVisionConfig, forget_conversions
 from medvlm_cli.core.model.three_scale import S2ClipVisionModel
 from medvlm_cli.core.model.towers import load_tower
-
-Fit = Literal["squash", "pad", "crop"]
 
 transformers_logging.disable_progress_bar()  # it draws on the terminal, which only render.py may
 
