@@ -203,7 +203,7 @@ class Company:
             "fix": "look at that host (disk, memory, GPU); the same command goes on from the last checkpoint",
         }  # fmt: skip
         self._record(rank, host, told, f"rank-{rank}-by-{self.rank}.json")
-        if host == socket.gethostname() and rank != self.rank:
+        if host == socket.gethostname():  # this rank itself where it is the first to see that it hangs
             with contextlib.suppress(ProcessLookupError):
                 os.kill(int(process), signal.SIGKILL)  # one that is stopped takes no other signal
 

@@ -16,27 +16,33 @@ from medvlm_cli.core.errors import DataError
 from medvlm_cli.core.watch import Company
 
 
-def raise_it() -> None:
+def raise_it(company: Company) -> None:
     raise DataError("figure 9: not a readable image", "drop it")
 
 
-def bug() -> None:
+def bug(company: Company) -> None:
     raise KeyError("x")
 
 
-def kill() -> None:
+def kill(company: Company) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def stop() -> None:
+def stop(company: Company) -> None:
     os.kill(os.getpid(), signal.SIGSTOP)
 
 
-def hang() -> None:
+def hang(company: Company) -> None:
     time.sleep(1000)
 
 
-def nothing() -> None:
+def see_itself(company: Company) -> None:
+    """Be the first to notice that it is oneself who hangs."""
+    company._end_of(company.rank)
+    time.sleep(1000)
+
+
+def nothing(company: Company) -> None:
     """No fault: the sums go on until somebody asks to end."""
 
 
@@ -49,7 +55,7 @@ def main(state: Path, token: str, fault: str) -> None:
         torch.distributed.init_process_group("gloo", timeout=timedelta(seconds=30))
         for step in range(1000):
             if step == 3 and company.rank == company.world - 1:
-                globals()[fault]()
+                globals()[fault](company)
             torch.distributed.all_reduce(torch.ones(1))
             time.sleep(0.02)
         torch.distributed.destroy_process_group()

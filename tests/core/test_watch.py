@@ -62,7 +62,7 @@ def test_a_rank_that_was_killed_is_named_by_what_the_others_say(state, start):
     assert isinstance(error, ResourceError) and "rank 2 of 3 left no word" in error.what
 
 
-@pytest.mark.parametrize("fault", ["stop", "hang"])
+@pytest.mark.parametrize("fault", ["stop", "hang", "see_itself"])
 def test_a_rank_that_hangs_is_named_and_ended_with_the_others(state, start, fault):
     assert ended(start(fault, ["this"] * 3))[2] == -signal.SIGKILL
     error = cause(state, 3)
