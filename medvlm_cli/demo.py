@@ -67,18 +67,19 @@ class Demo:
         with ThreadPoolExecutor(2) as pool:
             one = pool.submit(self.train_and_eval, "one scale", *seed, "--set", "scales=32")
             three = pool.submit(self.train_and_eval, "three scales", *seed)
-            scores = {"one_scale": one.result()["table"], "three_scales": three.result()["table"]}
+            scores = {"one_scale": one.result()["categories"], "three_scales": three.result()["categories"]}
         picture, image, question = self.picture()
         answer = self.medvlm("chat", "chat", str(image), "-p", question)["answer"]
         print(f"  {question}\n  {answer}\n")
-        tables = {
-            "always": scores["three_scales"]["always"],
-            "blank": scores["three_scales"]["blank image"],
-            "one_scale": scores["one_scale"]["model"],
-            "three_scales": scores["three_scales"]["model"],
+        result = {
+            category.rpartition(", ")[0]: {  # of one kind each
+                "always": row["train prior"],
+                "blank": row["blank image"],
+                "one_scale": scores["one_scale"][category]["strict"],
+                "three_scales": row["strict"],
+            }
+            for category, row in scores["three_scales"].items()
         }
-        categories = [name for name in tables["always"] if not name.startswith(("open ", "closed "))]
-        result = {name: {row: tables[row][name] for row in ROWS} for name in categories}
         return {"seed": self.seed, "categories": result, "seconds": self.seconds, "picture": str(picture)}
 
     def picture(self) -> tuple[Path, Path, str]:
@@ -109,7 +110,7 @@ def main() -> None:
     began = time.monotonic()
     result = demo.run()
     (demo.root / "demo.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    table = Table(title="accuracy in percent, by category of question", title_justify="left")
+    table = Table(title="strict score in percent, by category of question", title_justify="left")
     for title in ("", *TITLES):
         table.add_column(title, justify="right" if title else "left")
     for category, scores in result["categories"].items():

@@ -1,4 +1,4 @@
-"""How progress and results look.  With ``app``, the only module that prints.
+"""How progress and results look.  With ``app`` and ``terminal``, the only code that prints.
 
 Results go to stdout, everything else to stderr.  On a terminal progress is a Rich bar; off one, a plain line every 30
 seconds, because Rich prints nothing until the end there and a cluster's log would look dead for hours.
@@ -6,6 +6,7 @@ seconds, because Rich prints nothing until the end there and a cluster's log wou
 
 import json
 import logging
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -22,7 +23,8 @@ from rich.table import Table
 from rich.text import Text
 
 from medvlm_cli.core.clean import clean
-from medvlm_cli.core.errors import MedVLMError
+from medvlm_cli.core.errors import ConfigError
+from medvlm_cli.core.record import redact
 from medvlm_cli.core.tell import Tell
 
 HEARTBEAT_SECONDS = 30.0
@@ -36,26 +38,88 @@ LOSS_STYLES = {"target": "bold green", "ignored": "dim", "image": "cyan"}
 _speak: dict[str, Any] = {"json": False}
 
 
-def set_up(*, json: bool, verbose: int) -> None:
+NOISY = ("httpx", "httpx2", "httpcore", "urllib3", "PIL", "markdown_it", "asyncio")
+"""Libraries that stay at warnings."""
+SECRETS = ("_KEY", "_TOKEN", "_SECRET", "_PASSWORD")
+"""How the names of variables end whose values nobody is shown."""
+
+said = logging.getLogger("medvlm_cli.said")
+"""What a person is told; it goes to ``--log-file`` alone, because it was shown already."""
+said.addHandler(logging.NullHandler())
+
+
+def set_up(*, json: bool, verbose: int, log_file: Path | None = None) -> None:
     """Remember how to speak, and send the log to stderr: warnings, with ``-v`` information, with ``-vv`` everything.
 
-    HTTP libraries stay at warnings: at information they write whole URLs, API keys included.
+    With ``log_file`` everything is appended to that file too, which is its owner's alone; and what a person is told.
+
+    Some libraries stay at warnings: those of HTTP write whole URLs at information, API keys included; Pillow quotes
+    tags of images at debug, and the reader of Markdown each of its steps.
     """
     _speak["json"] = json
     level = (logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)]
-    handler = RichHandler(console=Console(stderr=True), show_path=False, markup=False)
-    logging.basicConfig(level=level, format="%(message)s", handlers=[handler], force=True)
-    for noisy in ("httpx", "httpx2", "httpcore", "urllib3"):
+    shown = RichHandler(console=Console(stderr=True), show_path=False, markup=False)
+    shown.setFormatter(Harmless("%(message)s"))
+    shown.setLevel(level)
+    kept: list[logging.Handler] = [_LogFile(log_file)] if log_file else []
+    logging.basicConfig(level=logging.DEBUG if kept else level, handlers=[shown, *kept], force=True)
+    said.handlers[:] = kept or [logging.NullHandler()]
+    said.propagate = False
+    said.setLevel(logging.INFO if kept else logging.CRITICAL)
+    for noisy in NOISY:
         logging.getLogger(noisy).setLevel(logging.WARNING)
+
+
+class _LogFile(logging.StreamHandler):
+    """Appends to a file that its owner alone may read.
+
+    Raises:
+        ConfigError: it cannot be written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        try:
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        except OSError as problem:
+            what = f"--log-file {path}: {os.strerror(problem.errno or 0)}"
+            raise ConfigError(what, "give a file in a folder that is there and yours") from None
+        super().__init__(os.fdopen(descriptor, "a", encoding="utf-8", errors="backslashreplace"))
+        self.setFormatter(Harmless("%(asctime)s %(levelname)s %(process)d %(name)s: %(message)s"))
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """A full disk may lose a line of a log; the work goes on."""
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self.stream.close()
+        super().close()
+
+
+class Harmless(logging.Formatter):
+    """Lines of a log, tracebacks included, without secrets and without what a terminal would obey."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record as text."""
+        return harmless(super().format(record))
+
+
+def harmless(text: str) -> str:
+    """``text`` without the values of secret variables, without what looks like a key, and as ``clean`` leaves it."""
+    for name, value in os.environ.items():
+        if len(value) > 5 and name.upper().endswith(SECRETS):
+            text = text.replace(value, "***")
+    return clean(redact(text))
 
 
 def hint(text: str) -> None:
     """One line for the person, on stderr."""
+    said.info("%s", text)
     print(clean(text), file=sys.stderr)
 
 
 def error(what: str, fix: str, exit_code: int) -> None:
     """An error in two plain lines on stderr; with ``--json`` as an object on stdout besides."""
+    said.error("exit %d: %s; fix: %s", exit_code, what, fix)
     print(f"error: {clean(what)}", file=sys.stderr)
     if fix:
         print(f"  fix: {clean(fix)}", file=sys.stderr)
@@ -67,7 +131,7 @@ def error(what: str, fix: str, exit_code: int) -> None:
 def progress(*, quiet: bool) -> Iterator[Tell]:
     """Show how far a stage is: bars on a terminal, plain lines off it, nothing with ``quiet``."""
     if quiet:
-        yield lambda what, done, total: None
+        yield _Heartbeat(shown=False)
     elif sys.stderr.isatty():
         with Panel(Console(stderr=True)) as panel:
             yield panel
@@ -82,6 +146,7 @@ class Panel(Progress):
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         self._bars: dict[str, Any] = {}
         self._figures: dict[str, str] = {}
+        self._log = _Heartbeat(shown=False)
         super().__init__(*columns, TimeRemainingColumn(), console=console, transient=True)
 
     def __call__(self, what: str, done: int, total: int | None) -> None:
@@ -90,10 +155,12 @@ class Panel(Progress):
             description = Text(clean(what)).plain.replace("[", r"\[")
             self._bars[what] = self.add_task(description, total=total, completed=done)
         self.update(self._bars[what], completed=done, total=total)
+        self._log(what, done, total)
 
     def figures(self, values: Mapping[str, float | None]) -> None:
         """Show these instead of the last ones."""
         self._figures = _told(values)
+        self._log.figures(values)
 
     def get_renderables(self) -> Iterator[RenderableType]:
         """What is drawn, several times a second."""
@@ -107,9 +174,13 @@ class _Heartbeat:
     """``20:31:07 pretrain 1,200/2,344 3.1/s eta 6m`` at most every 30 seconds a phase, and when one begins.
 
     Phases may go on side by side, as two teachers do.  The figures of a training end its line.
+
+    Args:
+        shown: on stderr; else only in ``--log-file``, where there is one.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, shown: bool = True) -> None:
+        self.shown = shown
         self.began: dict[str, tuple[float, int]] = {}
         self.spoke: dict[str, float] = {}
         self.told = ""
@@ -127,7 +198,10 @@ class _Heartbeat:
             parts.append(f"{rate:.1f}/s" if rate >= 1 else f"{1 / rate:.1f} s each")
             if total:
                 parts.append(f"eta {(total - done) / rate / 60:.0f}m")
-        print(" ".join([*parts, told] if told else parts), file=sys.stderr, flush=True)
+        line = " ".join([*parts, told] if told else parts)
+        said.info("%s", line)
+        if self.shown:
+            print(line, file=sys.stderr, flush=True)
 
     def figures(self, values: Mapping[str, float | None]) -> None:
         """Have the next line, which is of the same phase, end in these."""
@@ -161,7 +235,15 @@ def result(summary: dict[str, Any], *, as_json: bool) -> None:
     if as_json:
         print(json.dumps(summary, ensure_ascii=False, default=str))
         return
-    _print(Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else WIDTH), summary)
+    _print(_Results(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else WIDTH), summary)
+
+
+class _Results(Console):
+    """Standard output; Rich would end the process with 1 where nobody reads it."""
+
+    def on_broken_pipe(self) -> None:
+        """Leave it to ``app``, which knows the status."""
+        raise BrokenPipeError
 
 
 def aside(values: dict[str, Any]) -> None:
@@ -249,44 +331,3 @@ def _number(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:,.1f}" if abs(value) >= 10 else f"{value:.4g}"
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
-
-
-def stream(pieces: Iterator[str]) -> None:
-    """Print an answer on stdout as it comes, without its control sequences."""
-    for piece in pieces:
-        print(clean(piece), end="", flush=True)
-    print()
-
-
-def converse(session: Any) -> None:
-    """Question and answer until /quit or the end of the input; Ctrl-C stops an answer and keeps the conversation."""
-    from prompt_toolkit import PromptSession  # 0.2 s that no other verb should pay
-
-    line: PromptSession[str] = PromptSession()
-    hint("Ask a question.  /image PATH adds an image, /reset starts over, /quit ends.")
-    while True:
-        try:
-            text = line.prompt("> ").strip()
-            if text in ("/quit", "/bye"):
-                return
-            _command_or_question(session, text)
-        except EOFError:
-            return
-        except KeyboardInterrupt:
-            print()
-        except MedVLMError as problem:
-            error(problem.what, problem.fix, problem.exit_code)
-
-
-def _command_or_question(session: Any, text: str) -> None:
-    command, _, argument = text.partition(" ")
-    if command == "/reset":
-        session.reset()
-        hint("started over")
-    elif command == "/image":
-        session.add_image(Path(argument.strip()))
-        hint(f"added {argument.strip()}")
-    elif command.startswith("/"):
-        hint("/image PATH adds an image, /reset starts over, /quit ends")
-    elif text:
-        stream(session.ask(text))

@@ -23,7 +23,7 @@ def test_every_package_is_listed_in_pyproject():
         for folder in here
         for init in folder.rglob("__init__.py")
     }
-    assert len(found) == 9
+    assert len(found) == 11
     assert set(PROJECT["tool"]["setuptools"]["packages"]) == found | {"medvlm_cli.configs"}
 
 

@@ -4,7 +4,7 @@
 ``harvest(key: str, config: FetchConfig) -> Harvest``: what one record gave, rows of questions/1 and rejects.
 
 A closed question whose gold answer is not yes or no lists its ``choices``, so that an answer which names several is
-told from one which names the right one.  How answers are scored is ``core.score``, the same for every benchmark.
+told from one which names the right one.  How answers are scored is ``core.scoring``, the same for every benchmark.
 """
 
 BENCHMARKS = {

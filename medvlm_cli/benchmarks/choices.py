@@ -7,7 +7,7 @@ would punish a right answer.  So what is not plain is left out.
 
 import re
 
-from medvlm_cli.core.score import words
+from medvlm_cli.core.scoring.strict import words
 
 YES_NO = ("yes", "no")
 

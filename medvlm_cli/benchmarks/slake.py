@@ -2,30 +2,63 @@
 
 The files hold every question in English and in Chinese; the paper's counts are of the English ones, and only those are
 read.  Closed is the authors' own label: 61 of the 416 closed test questions are choices.  Train and test share no image
-in English, but 72 of the 96 English test images are in the Chinese train split: training on all of it leaks.
+in English, but 72 of the 96 English test images are in the Chinese train split: training on all of it leaks.  So every
+row says, in ``also_in``, which Chinese splits show its image.
 """
 
+import functools
+import hashlib
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+import pyarrow as pa
 
 from medvlm_cli.benchmarks import official
 from medvlm_cli.benchmarks.hub import from_hub
 from medvlm_cli.benchmarks.official import Count, Official, Published, Question
 from medvlm_cli.core.arrow import Harvest
 from medvlm_cli.core.config import FetchConfig
+from medvlm_cli.core.schemas import PUBLISHED_QUESTIONS
 
 REVISION = "a9083ce6c34ac3ffb17671a605962924d8a8f9e9"
 
 
 def keys(config: FetchConfig) -> list[str]:
     """One key an image of a split; as ``official.keys``."""
+    _elsewhere.cache_clear()
     return official.keys(BENCHMARK, config)
 
 
 def harvest(key: str, config: FetchConfig) -> Harvest:
     """The questions about one image; as ``official.harvest``."""
-    return official.harvest(BENCHMARK, key, config)
+    made = official.harvest(BENCHMARK, key, config)
+    elsewhere = _elsewhere(official.roots(BENCHMARK, config))
+    for row in made.rows:
+        row["also_in"] = elsewhere.get(row["image_id"], [])
+    return made
+
+
+def schema(config: FetchConfig) -> pa.Schema:
+    """Rows of questions/1 that know of the splits in Chinese."""
+    return PUBLISHED_QUESTIONS
+
+
+@functools.lru_cache(maxsize=2)
+def _elsewhere(folders: tuple[Path, ...]) -> dict[str, list[str]]:
+    """The splits in another language that show an image: image -> ``["zh train"]``."""
+    files = official.index(folders)
+    found: dict[str, list[str]] = {}
+    for published in BENCHMARK.files:
+        copies = (files.read(place) for name in published.names for place in files.find(name))
+        data = next(data for data in copies if hashlib.sha256(data).hexdigest() == published.sha256)
+        split = published.counts[0].split
+        others = {(entry["img_name"], f"{entry['q_lang']} {split}") for entry in json.loads(data)}
+        for image, label in sorted(others):
+            if not label.startswith("en "):
+                found.setdefault(image, []).append(label)
+    return found
 
 
 def _parse(content: Any, split: str) -> Iterator[Question]:

@@ -12,6 +12,7 @@ from typing import Any
 
 from medvlm_cli.benchmarks import official
 from medvlm_cli.benchmarks.official import Count, Official, Published, Question
+from medvlm_cli.core import commit
 from medvlm_cli.core.arrow import Harvest
 from medvlm_cli.core.config import FetchConfig
 from medvlm_cli.core.errors import RemoteError
@@ -60,7 +61,7 @@ def _download(folder: Path, config: FetchConfig) -> None:
     archive = folder / "VQA-RAD.zip"
     download(config.osf.rstrip("/") + PATH, archive, limit=512 << 20)  # 20 MB as of 2026
     if not zipfile.is_zipfile(archive):  # packed while it is sent, so there is no checksum to ask for
-        archive.unlink()
+        commit.remove(archive)
         raise RemoteError(f"{config.osf}: what came is not a whole zip archive", "run the command again")
 
 

@@ -1,7 +1,9 @@
-"""Durable writes: the one module through which anything of a dataset reaches the disk.
+"""Durable writes: the one module through which anything that must outlive the process reaches the disk.
 
-A file appears under its own name in one step and is never changed after it: ``*.tmp``, close, fsync, rename, fsync of
-the folder.  A process may be killed between any two of these; what has its own name is whole.
+A file appears under its own name in one step and is never changed after it: ``*.tmp``, fsync, close, rename, fsync of
+the folder.  A process may be killed between any two of these; what has its own name is whole.  A folder that a library
+fills (a model, a training state) is made under another name, settled as a whole, and then renamed.  What grows, a
+journal or a log, grows at its end only.  Before every step stands a point at which ``failpoint`` can kill the process.
 """
 
 import errno
@@ -11,9 +13,12 @@ import os
 import shutil
 import socket
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+from medvlm_cli.core import failpoint
 from medvlm_cli.core.errors import LockedError, ResourceError
 
 TMP = ".tmp"
@@ -69,12 +74,14 @@ class DurableFile:
         self.bytes = 0
         self._sha256 = hashlib.sha256()
         with refusals(path.parent):
+            failpoint.reached("open", self.tmp)
             self._file = self.tmp.open("wb", buffering=0)
 
     def write(self, data: bytes) -> int:
         """Write all of ``data`` (anything with the buffer protocol); what pyarrow calls."""
         view = memoryview(data).cast("B")
         done = 0
+        failpoint.reached("write", self.tmp)
         while done < len(view):  # a nearly full disk takes a part and refuses the rest
             done += self._file.write(view[done:]) or 0
         self._sha256.update(view)
@@ -97,18 +104,18 @@ class DurableFile:
     def settle(self) -> None:
         """Make the bytes durable, still under the temporary name."""
         with refusals(self.path.parent):
-            os.fsync(self._file.fileno())
+            _sync(self._file.fileno(), self.tmp)
+            failpoint.reached("close", self.tmp)
             self._file.close()
 
     def publish(self) -> None:
         """Give the settled file its own name."""
-        with refusals(self.path.parent):
-            self.tmp.replace(self.path)
-            sync_folder(self.path.parent)
+        rename(self.tmp, self.path)
 
     def discard(self) -> None:
         """Remove what was written so far."""
         self._file.close()
+        failpoint.reached("unlink", self.tmp)
         self.tmp.unlink(missing_ok=True)
 
 
@@ -137,20 +144,66 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode("utf-8", "backslashreplace"))
 
 
+class Growing:
+    """A file that grows at its end; a record that the disk did not take whole is taken back.
+
+    A kill in between leaves at most a last record without its end, which readers drop.
+    """
+
+    def __init__(self, path: Path, *, new: bool = False) -> None:
+        """Open it.
+
+        Args:
+            path: where it is.
+            new: refuse one that is there.
+
+        Raises:
+            ResourceError: the disk refuses.
+        """
+        self.path = path
+        with refusals(path.parent):
+            made = new or not path.exists()
+            failpoint.reached("open", path)
+            self._file = os.open(path, os.O_WRONLY | os.O_CREAT | (os.O_EXCL if new else os.O_APPEND), 0o666)
+            self.end = os.fstat(self._file).st_size
+            """Where the next record begins, in bytes."""
+            if made:
+                sync_folder(path.parent)
+
+    def append(self, *parts: bytes) -> None:
+        """Write a record; it reaches the kernel, and with ``sync`` the disk."""
+        size = sum(map(len, parts))
+        with refusals(self.path.parent):
+            failpoint.reached("write", self.path)
+            try:
+                written = os.writev(self._file, parts)
+                while written < size:  # a nearly full disk takes a part and refuses the rest
+                    written += os.write(self._file, b"".join(parts)[written:])
+            except OSError:
+                os.ftruncate(self._file, self.end)  # a torn record would hide those behind it, and so would a hole
+                os.lseek(self._file, self.end, os.SEEK_SET)
+                raise
+        self.end += size
+
+    def sync(self) -> None:
+        """Have what was written outlive the machine too."""
+        with refusals(self.path.parent):
+            _sync(self._file, self.path)
+
+    def close(self) -> None:
+        """Let go of the file."""
+        failpoint.reached("close", self.path)
+        os.close(self._file)
+
+
 def append_line(path: Path, line: str) -> None:
-    """Append one line durably, in one write; a kill in between leaves at most a last line without its end."""
-    with refusals(path.parent):
-        new = not path.exists()
-        file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
-        try:
-            data = line.encode() + b"\n"
-            if os.write(file, data) < len(data):
-                raise OSError(errno.ENOSPC, "the journal line was cut off")
-            os.fsync(file)
-        finally:
-            os.close(file)
-        if new:
-            sync_folder(path.parent)
+    """Append one line durably."""
+    file = Growing(path)
+    try:
+        file.append(line.encode() + b"\n")
+        file.sync()
+    finally:
+        file.close()
 
 
 def make_folder(path: Path) -> None:
@@ -162,16 +215,66 @@ def make_folder(path: Path) -> None:
 def remove(path: Path) -> None:
     """Remove a file of an unfinished run."""
     with refusals(path.parent):
+        failpoint.reached("unlink", path)
         path.unlink(missing_ok=True)
+
+
+def remove_tree(folder: Path) -> None:
+    """Remove a folder with everything in it, where there is one; a link to one is removed, not followed."""
+    with refusals(folder.parent):
+        if folder.is_symlink() or folder.is_file():
+            return remove(folder)
+        for here, folders, files in os.walk(folder, topdown=False):
+            for name in files:
+                remove(Path(here, name))
+            for name in folders:
+                below = Path(here, name)
+                below.unlink() if below.is_symlink() else below.rmdir()
+        if folder.exists():
+            folder.rmdir()
+
+
+def rename(old: Path, new: Path) -> None:
+    """Give a settled file or folder another name, durably; a file of that name is replaced."""
+    with refusals(new.parent):
+        failpoint.reached("rename", old, new)
+        old.replace(new)
+        sync_folder(new.parent)
+
+
+def settle_folder(folder: Path) -> dict[str, dict[str, Any]]:
+    """Make durable what a library wrote into a folder.
+
+    Returns:
+        Of every file, by its path in the folder, ``bytes`` and ``sha256``.
+    """
+    with refusals(folder):
+        files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+        with ThreadPoolExecutor(8) as pool:  # hashing lets go of the interpreter: 8 files at a time
+            facts = dict(zip(files, pool.map(_settled, files.values()), strict=True))
+        for one in (folder, *(path for path in folder.rglob("*") if path.is_dir())):
+            sync_folder(one)
+    return facts
+
+
+def _settled(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        _sync(file.fileno(), path)
+    return {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
 
 
 def sync_folder(folder: Path) -> None:
     """Make durable which names a folder holds: files made, renamed or removed in it."""
     file = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(file)
+        _sync(file, folder)
     finally:
         os.close(file)
+
+
+def _sync(file: int, path: Path) -> None:
+    failpoint.reached("fsync", path)
+    os.fsync(file)
 
 
 def sha256_of(path: Path) -> str:

@@ -7,6 +7,7 @@ import math
 from dataclasses import dataclass
 
 from medvlm_cli.core.errors import ConfigError
+from medvlm_cli.core.questioning import PROMPTS
 from medvlm_cli.core.settings import CACHE_PRECISIONS, as_dict, at_least, is_address, one_of
 from medvlm_cli.core.train_config import FITS, FinetuneConfig, PretrainConfig, TrainConfig
 
@@ -252,21 +253,50 @@ class EvalConfig:
 
     split: str = "test"
     """Questions to ask: those of this split."""
+    prompt: str = "llama3med"
+    """How a question is put: llama3med (as it stands), llavamed-options or short."""
+    system: str = ""
+    """Text of a system turn before the question; empty: none."""
     batch: int = 16
     """Questions generated together."""
     max_new_tokens: int = 64
     """Longest answer in tokens."""
     precision: str = "bf16"
     """Arithmetic of generation: bf16 or fp32."""
+    engine: str = "transformers"
+    """What generates: transformers.  vLLM is not offered: it has no three-scale tower."""
     cache_features: bool = False
     """Keep the tower's features of the questions' images on disk, where another run finds them."""
     cache_precision: str = "exact"
     """How kept features are stored: exact, or int8 (half the size of bf16; the error it makes is said)."""
+    shard: str = ""
+    """Answer part i of N, given as i/N; empty: all questions."""
+    draws: int = 10_000
+    """Bootstrap samples behind every interval."""
+    seed: int = 0
+    """Of the bootstrap."""
+    overlap: bool = True
+    """Look for the benchmark's images and questions in its other splits and in the workspace's training data."""
+    judge: str = ""
+    """Who says whether open answers mean what the gold says: claude, claude:MODEL, a folder or OWNER/NAME@REVISION."""
+    judge_labels: str = ""
+    """CSV of a person's own verdicts (question_id, agrees), which the judge is compared with."""
+    max_cost: float = 0.0
+    """Dollars that a judge may be billed; a paid one asks for it."""
 
     def __post_init__(self) -> None:
-        at_least(self, 1, "batch", "max_new_tokens")
+        at_least(self, 1, "batch", "max_new_tokens", "draws")
+        at_least(self, 0, "seed", "max_cost")
+        if not math.isfinite(self.max_cost):
+            raise ConfigError(f"max_cost is {self.max_cost}", "give a number")
+        if self.judge_labels and not self.judge:
+            raise ConfigError("judge_labels go with a judge", "give --judge, or leave them out")
+        one_of(self, "prompt", tuple(PROMPTS))
         one_of(self, "precision", ("bf16", "fp32"))
         one_of(self, "cache_precision", CACHE_PRECISIONS)
+        if self.engine != "transformers":
+            what = f"engine is {self.engine!r}: vLLM and others have no three-scale tower, so none is offered"
+            raise ConfigError(what, "leave it out, or give --engine transformers")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -282,4 +312,7 @@ class ChatConfig:
 
     def __post_init__(self) -> None:
         at_least(self, 1, "max_new_tokens")
+        at_least(self, 0, "temperature")
+        if not math.isfinite(self.temperature):
+            raise ConfigError(f"temperature is {self.temperature}", "give a number")
         one_of(self, "precision", ("bf16", "fp32"))

@@ -1,4 +1,4 @@
-"""Answers from a checkpoint: many at once for ``eval``, one as a stream for ``chat``, by the same steps.
+"""Answers from a checkpoint, many at once; ``dialogue`` goes on with one of them by the same steps.
 
 Legend: B sequences of a batch, L tokens of a prompt, V words of the vocabulary, T tokens of an image, C its channels.
 """
@@ -65,27 +65,17 @@ class Answer:
     seconds: float
 
 
-_Pick = Callable[[torch.Tensor], torch.Tensor]
+Pick = Callable[[torch.Tensor], torch.Tensor]
 """Logits ``(B, V)`` in float32 to tokens ``(B,)``."""
 
 
-def _likeliest(logits: torch.Tensor) -> torch.Tensor:
+def likeliest(logits: torch.Tensor) -> torch.Tensor:
+    """The token with the largest logit: greedy search."""
     return logits.argmax(dim=-1)
 
 
-def _sampler(temperature: float, seed: int) -> _Pick:
-    """Draw each token by its probability at a temperature; on the CPU, so that a seed means the same on any device."""
-    random = torch.Generator().manual_seed(seed)
-
-    def pick(logits: torch.Tensor) -> torch.Tensor:
-        chances = torch.softmax(logits / temperature, dim=-1).cpu()
-        return torch.multinomial(chances, 1, generator=random)[:, 0].to(logits.device)
-
-    return pick
-
-
 @dataclass(frozen=True)
-class _Prompt:
+class Prompt:
     """What the model reads: ``ids`` with every image's placeholders, ``text`` with one placeholder an image."""
 
     ids: list[int]
@@ -132,7 +122,7 @@ class _Features:
 
 
 @dataclass
-class _Growing:
+class Growing:
     """One answer while its tokens come."""
 
     room: int  # tokens it may still get
@@ -140,6 +130,7 @@ class _Growing:
     finish: str = ""  # empty while it grows
 
     def take(self, token: int, stops: frozenset[int]) -> None:
+        """Append the next token, unless it is one that ends the answer."""
         if self.finish:
             return  # the batch goes on for others
         if token in stops:
@@ -210,10 +201,12 @@ class Generator:
         self.dtype = _dtype(Path(checkpoint), precision, self.device)
         self.model, self.processor = load(found.where, self.device, self.dtype)
         self.model.eval()
+        self.revision: str | None = found.run_sha256 or getattr(self.model.config, "_commit_hash", None)
         one_thread_if_small(self.model.num_parameters())
         self._stops = _stop_tokens(self.model, self.processor)
-        self._never = list(self.model.generation_config.suppress_tokens or ())  # the placeholder of an image
-        self._context = self.model.config.get_text_config().max_position_embeddings
+        never = self.model.generation_config.suppress_tokens or ()
+        self._never = sorted({*never, self.processor.image_token_id})  # an image's placeholder is no answer
+        self.context = self.model.config.get_text_config().max_position_embeddings
         self._collate = Collator(self.processor, side="left")
         self._features = _Features()
 
@@ -231,14 +224,14 @@ class Generator:
             DataError: a request does not fit the model's context, or an image cannot be decoded.
             ResourceError: a batch does not fit the memory of the device.
         """
-        asked = [self._prompt(request) for request in requests]
+        asked = [self.prompt(request) for request in requests]
         order = sorted(range(len(requests)), key=lambda index: -len(asked[index].ids))
         for start in range(0, len(order), batch):
             chosen = order[start : start + batch]
             began = time.monotonic()
             try:
-                features = self._encode([picture for index in chosen for picture in requests[index].pictures])
-                steps = self._grow([asked[index] for index in chosen], features, _likeliest, max_new_tokens)
+                features = self.encode([picture for index in chosen for picture in requests[index].pictures])
+                steps = self.grow([asked[index] for index in chosen], features, likeliest, max_new_tokens)
                 growing = deque(steps, maxlen=1)[0]  # where they ended
             except torch.OutOfMemoryError as error:
                 raise ResourceError(
@@ -246,39 +239,38 @@ class Generator:
                 ) from error
             seconds = (time.monotonic() - began) / len(chosen)
             for index, grown in zip(chosen, growing, strict=True):
-                text = self._decode(grown.tokens).strip()
+                text = self.decode(grown.tokens).strip()
                 yield index, Answer(asked[index].text, text, grown.finish, len(grown.tokens), seconds)
 
-    def stream(self, request: Request, max_new_tokens: int, temperature: float, seed: int) -> Iterator[Answer]:
-        """Answer one request token by token; with ``temperature`` 0, what ``answers`` says.
+    def grow(
+        self,
+        asked: Sequence[Prompt],
+        features: torch.Tensor | None,
+        pick: Pick,
+        limit: int,
+        cache: DynamicCache | None = None,
+    ) -> Iterator[list[Growing]]:
+        """Let the answers of a batch grow, a token a step each, until all have ended.
+
+        Args:
+            asked: what the model reads.
+            features: ``(N, T, C)`` of the images that are still to be read, in the order of their placeholders.
+            pick: chooses the next tokens.
+            limit: tokens an answer may have.
+            cache: keys and values of the first tokens of the only prompt, which are not read again; those of all that
+                follows are added.  None reads from the beginning.
 
         Yields:
-            The answer so far, longer each time: each ``text`` begins with the one before it, and half a character (one
-            of several tokens in UTF-8) is held back until it is whole.  The last one is the answer.
-
-        Raises:
-            DataError: the conversation does not fit the model's context, or an image cannot be decoded.
+            The same list every time.
         """
-        began = time.monotonic()
-        prompt = self._prompt(request)
-        pick = _sampler(temperature, seed) if temperature > 0 else _likeliest
-        text = ""
-        for (grown,) in self._grow([prompt], self._encode(request.pictures), pick, max_new_tokens):
-            now = self._decode(grown.tokens)
-            if grown.finish or (now.startswith(text) and not now.endswith("\ufffd")):
-                text = now
-            yield Answer(prompt.text, text, grown.finish, len(grown.tokens), time.monotonic() - began)
-
-    def _grow(
-        self, asked: Sequence[_Prompt], features: torch.Tensor | None, pick: _Pick, limit: int
-    ) -> Iterator[list[_Growing]]:
-        """Let the answers of a batch grow, a token a step each, until all have ended; the same list every time."""
-        growing = [_Growing(min(limit, self._context - len(prompt.ids))) for prompt in asked]
+        growing = [Growing(min(limit, self.context - len(prompt.ids))) for prompt in asked]
         batch = self._collate([{"input_ids": prompt.ids} for prompt in asked])
         step, mask = batch["input_ids"].to(self.device), batch["attention_mask"].to(self.device)  # (B, L)
         places = (mask.cumsum(1) - 1).clamp(min=0)  # a padded sequence counts from its own first token
         given = {} if features is None else {"image_features": features}
-        cache = DynamicCache(config=self.model.config.get_text_config())
+        cache = DynamicCache(config=self.model.config.get_text_config()) if cache is None else cache
+        known = cache.get_seq_length()
+        step, places = step[:, known:], places[:, known:]
         while not all(grown.finish for grown in growing):
             with torch.inference_mode():
                 out = self.model(
@@ -294,33 +286,48 @@ class Generator:
             step, places, given = tokens[:, None], places[:, -1:] + 1, {}
             mask = torch.cat([mask, mask.new_ones(len(growing), 1)], dim=1)
 
-    def _prompt(self, request: Request) -> _Prompt:
+    def prompt(self, request: Request) -> Prompt:
         """What the model reads for a request: token ids and text.
 
         Raises:
             DataError: it leaves no room for an answer.
         """
         ids = prompts.generation_prompt(self.processor, request.turns, len(request.pictures), request.where)
-        if len(ids) >= self._context:
+        if len(ids) >= self.context:
             raise DataError(
-                f"{request.where}: {len(ids)} tokens, and the model reads {self._context}: no room for an answer",
+                f"{request.where}: {len(ids)} tokens, and the model reads {self.context}: no room for an answer",
                 "ask less at once, or start over (/reset in chat)",
             )
-        return _Prompt(ids, prompts.prompt_text(self.processor, request.turns, len(request.pictures), request.where))
+        return Prompt(ids, prompts.prompt_text(self.processor, request.turns, len(request.pictures), request.where))
 
-    def _encode(self, pictures: Sequence[Callable[[], Picture]]) -> torch.Tensor | None:
+    def encode(self, pictures: Sequence[Callable[[], Picture]]) -> torch.Tensor | None:
         """Features of some images, ``(N, T, C)`` on the device; None for none."""
         encoded = self._features.get([picture() for picture in pictures], self._encode_new)
         return torch.stack([features.to(self.device) for features in encoded]) if encoded else None
 
+    def length(self, turns: Sequence[Mapping[str, str]], images: int) -> int:
+        """Tokens of a conversation that the user goes on with, what opens the next question and its answer included."""
+        asked = [*turns, {"role": "user", "text": ""}]
+        return len(prompts.generation_prompt(self.processor, asked, images))
+
+    @property
+    def square(self) -> tuple[int, Fit]:
+        """Side in pixels of the square that an image becomes, and how; as ``prepare`` takes them."""
+        return self.processor.image_processor.crop_size["height"], cast(Fit, self.model.config.fit)
+
+    @property
+    def scales(self) -> tuple[int, ...]:
+        """Pixels of an image's side at each scale, the smallest first."""
+        return tuple(self.model.config.vision_config.s2_scales)
+
     def _encode_new(self, pictures: list[Picture]) -> torch.Tensor:
-        side, fit = self.processor.image_processor.crop_size["height"], cast(Fit, self.model.config.fit)
-        squares = [prepare(picture.data, picture.where, side, fit) for picture in pictures]
+        squares = [prepare(picture.data, picture.where, *self.square) for picture in pictures]
         pixels = torch.from_numpy(np.stack(squares)).permute(0, 3, 1, 2)  # uint8, (N, 3, S, S)
         with torch.inference_mode():
             return self.model.model.vision_tower.encode(pixels.to(self.device))
 
-    def _decode(self, tokens: list[int]) -> str:
+    def decode(self, tokens: list[int]) -> str:
+        """The text of an answer's tokens."""
         return self.processor.tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
 

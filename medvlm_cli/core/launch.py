@@ -4,7 +4,6 @@ The model appears under its own name when it is whole.  Until then everything li
 belongs to one run and one process at a time (``resume``), and goes when the model is there.
 """
 
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -14,7 +13,7 @@ from typing import Any
 
 import torch
 
-from medvlm_cli.core.commit import Lock, make_folder, refusals, sync_folder
+from medvlm_cli.core.commit import Lock, make_folder, remove_tree, rename
 from medvlm_cli.core.errors import BusyError, ConfigError
 from medvlm_cli.core.processes import exit_code, follow, run_processes, work_first
 from medvlm_cli.core.ranks import adopt, found, read_hostfile
@@ -185,7 +184,7 @@ def _finished(training: Training, parts: Mapping[str, Any]) -> dict[str, Any] | 
         raise BusyError(f"{out} is there, and is no checkpoint of medvlm", "give another folder with -o, or remove it")
     if run.get("fingerprint") != fingerprint(parts):
         raise other_run(out, run, parts)
-    shutil.rmtree(training.state, ignore_errors=True)  # a kill between the last two steps left it
+    remove_tree(training.state)  # a kill between the last two steps left it
     told: dict[str, Any] = {name: run[name] for name in ("steps", "loss", "held_out_loss", "seconds") if name in run}
     return {"checkpoint": str(out), "nothing to do": "it is finished", **told}
 
@@ -215,7 +214,5 @@ def _workspace(out: Path) -> Path:
 
 def _publish(training: Training) -> None:
     """Give the checkpoint its name, and remove the state."""
-    with refusals(training.out.parent):
-        (training.state / "out").rename(training.out)
-        sync_folder(training.out.parent)
-        shutil.rmtree(training.state)
+    rename(training.state / "out", training.out)
+    remove_tree(training.state)

@@ -21,6 +21,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from jinja2 import TemplateError
 from transformers import LlavaProcessor
 from transformers.utils.chat_template_utils import render_jinja_template
 
@@ -50,11 +51,15 @@ LLAMA3 = (
 """Llama 3 Instruct, as in Meta's model card, with the assistant's words marked."""
 
 MISTRAL = (
-    _WORDS + "{{- bos_token }}{%- for message in messages -%}{%- if message['role'] == 'assistant' -%}"
+    _WORDS + "{{- bos_token }}{%- set first = namespace(words='') -%}{%- for message in messages -%}"
+    "{%- if message['role'] == 'system' -%}{%- set first.words = words(message['content']) + '\\n\\n' -%}"
+    "{%- elif message['role'] == 'assistant' -%}"
     "{%- generation -%}{{ ' ' + words(message['content']) + eos_token }}{%- endgeneration -%}"
-    "{%- else -%}{{ ' [INST] ' + words(message['content']) + ' [/INST]' }}{%- endif -%}{%- endfor -%}"
+    "{%- else -%}{{ ' [INST] ' + first.words + words(message['content']) + ' [/INST]' }}"
+    "{%- set first.words = '' -%}{%- endif -%}{%- endfor -%}"
 )
-"""Mistral 7B Instruct v0.1 and v0.2 (their tokenizer has no ``[INST]`` token).
+"""Mistral 7B Instruct v0.1 and v0.2 (their tokenizer has no ``[INST]`` token).  They have no system role: its words
+stand before the first user's.
 
 Source: ``<s> [INST] user message [/INST] assistant message</s> [INST] ...``, github.com/mistralai/cookbook,
 concept-deep-dive/tokenization/chat_templates.md, tokenizer V1.
@@ -63,12 +68,13 @@ concept-deep-dive/tokenization/chat_templates.md, tokenizer V1.
 GENERIC = (
     _WORDS + "{{- bos_token }}{%- for message in messages -%}{%- if message['role'] == 'assistant' -%}"
     "{{- '### Assistant:' }}{%- generation -%}{{ ' ' + words(message['content']) + eos_token }}{%- endgeneration -%}"
-    "{{- '\\n' }}{%- else -%}{{ '### User: ' + words(message['content']) + '\\n' }}{%- endif -%}{%- endfor -%}"
+    "{{- '\\n' }}{%- elif message['role'] == 'system' -%}{{ '### System: ' + words(message['content']) + '\\n' }}"
+    "{%- else -%}{{ '### User: ' + words(message['content']) + '\\n' }}{%- endif -%}{%- endfor -%}"
     "{%- if add_generation_prompt -%}{{ '### Assistant:' }}{%- endif -%}"
 )
 """For a language model that was never taught to chat: plain role names, and the tokenizer's own end token."""
 
-_ROLE_MARKERS = ("[INST]", "[/INST]", "<<SYS>>", "<</SYS>>", "### User:", "### Assistant:")
+_ROLE_MARKERS = ("[INST]", "[/INST]", "<<SYS>>", "<</SYS>>", "### System:", "### User:", "### Assistant:")
 
 
 def tokens_per_image(processor: LlavaProcessor) -> int:
@@ -104,7 +110,8 @@ def encode(
 
     Args:
         processor: of a model that ``build_model`` or ``load`` gave.
-        turns: ``{"role": "user" | "assistant", "text": ...}``, the user first, alternating, the assistant last.
+        turns: ``{"role": "user" | "assistant", "text": ...}``, the user first, alternating, the assistant last.  A turn
+            of the role ``system`` may stand before them.
         images: figures of the conversation.  Their placeholders open the first turn; ``<image>`` at either end of that
             turn is where a source put them and is not repeated, and anywhere else it is text.
         max_length: longest sequence in tokens, images included.  A longer conversation loses whole question-answer
@@ -126,7 +133,7 @@ def encode(
         raise DataError(f"{where}: the last turn is the user's, so there is nothing to learn", "drop that turn")
     ids: list[int] = []
     labels: list[int] = []
-    for end in range(len(messages), 0, -2):
+    for end in range(len(messages), len(messages) % 2, -2):
         ids, labels = _labelled(processor, messages[:end], images, where)
         if max_length is None or len(ids) <= max_length:
             return {"input_ids": ids, "labels": labels, "cut": len(messages) - end}
@@ -137,7 +144,7 @@ def encode(
             f"{where}: its first question takes {question} tokens, max_length is {max_length}",
             "raise it with --set max_length, or drop the conversation",
         )
-    return {"input_ids": ids[:max_length], "labels": labels[:max_length], "cut": len(messages) - 1}
+    return {"input_ids": ids[:max_length], "labels": labels[:max_length], "cut": len(messages) - 1 - len(messages) % 2}
 
 
 def generation_prompt(
@@ -156,7 +163,8 @@ def generation_prompt(
     """
     text = prompt_text(processor, turns, images, where)
     answered = _messages(processor, turns, images, where)[:-1]
-    ids, _ = _tokens(processor, text, _marked(processor, answered)[1] if answered else [])
+    starts = _marked(processor, answered)[1] if len(answered) > 1 else []
+    ids, _ = _tokens(processor, text, starts)
     return _with_images(processor, ids, ids, images, where)[0]
 
 
@@ -176,21 +184,42 @@ def _messages(
     """The turns as a chat template takes them, made harmless; the images stand before the first words."""
     if not turns:
         raise DataError(f"{where}: it has no turns", "drop it")
-    messages = []
-    for number, turn in enumerate(turns):
-        role, text = ("user", "assistant")[number % 2], _text(turn, number, where)
+    messages: list[dict[str, str]] = []
+    system = turns[0]["role"] == "system"
+    for number, turn in enumerate(turns[system:], start=int(system)):
+        role, text = ("user", "assistant")[(number - system) % 2], _text(turn, number, where)
         if turn["role"] != role:
             raise DataError(
                 f"{where}: turn {number + 1} is of role {turn['role']!r}, not {role!r}",
                 "turns alternate between user and assistant, and the user begins",
             )
-        if number == 0:
+        if not messages:
             text = _without_placeholders(text, images)
         text = neutral(processor, text)
         if role == "assistant" and not text:
             raise DataError(f"{where}: the answer in turn {number + 1} is empty", "drop the pair of turns")
-        messages.append({"role": role, "content": f"{IMAGE}\n" * images + text if number == 0 else text})
-    return messages
+        messages.append({"role": role, "content": text if messages else f"{IMAGE}\n" * images + text})
+    if not messages:
+        raise DataError(f"{where}: it has no turn of the user's", "drop it")
+    words = neutral(processor, _text(turns[0], 0, where)) if system else ""
+    return _instructed(processor, words, messages) if words else messages
+
+
+def _instructed(processor: LlavaProcessor, words: str, messages: list[dict[str, str]]) -> list[dict[str, str]]:
+    """The messages behind a system prompt; where the chat template knows none, it stands before the first words."""
+    if _takes_system(processor, str(processor.chat_template)):
+        return [{"role": "system", "content": words}, *messages]
+    return [messages[0] | {"content": f"{words}\n\n{messages[0]['content']}"}, *messages[1:]]
+
+
+@functools.lru_cache(maxsize=8)
+def _takes_system(processor: LlavaProcessor, _template: str) -> bool:
+    """Whether the chat template has a place for a system prompt: some refuse the role, some drop its words."""
+    probe = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Is it?"}]
+    try:
+        return "Be brief." in _render(processor, probe, asking=True)
+    except TemplateError:
+        return False
 
 
 def _text(turn: Mapping[str, str], number: int, where: str) -> str:
@@ -242,7 +271,7 @@ def _marked(processor: LlavaProcessor, messages: list[dict[str, str]]) -> tuple[
         )
         return rendered[0][0], [start for start, _ in rendered[1][0]]
     text, starts = _render(processor, messages, asking=False), []
-    for number in range(1, len(messages), 2):
+    for number in (number for number, message in enumerate(messages) if message["role"] == "assistant"):
         prompt = _render(processor, messages[:number], asking=True)
         if not text.startswith(prompt):
             raise ConfigError(
@@ -262,7 +291,8 @@ def _labelled(
     ids, stops = _tokens(processor, text, starts)
     labels = [IGNORED] * len(ids)
     ends = _end_ids(processor, len(tokenizer))
-    for start, message in zip(starts, messages[1::2], strict=True):
+    answers = [message["content"] for message in messages if message["role"] == "assistant"]
+    for start, answer in zip(starts, answers, strict=True):
         first = next(i for i, stop in enumerate(stops) if stop > start)
         last = next((i for i in range(first, len(ids)) if ids[i] in ends), None)
         if last is None:
@@ -272,9 +302,9 @@ def _labelled(
             )
         labels[first : last + 1] = ids[first : last + 1]
         learned = tokenizer.decode(ids[first:last], skip_special_tokens=False, clean_up_tokenization_spaces=False)
-        if learned.lstrip(" ") != message["content"]:
+        if learned.lstrip(" ") != answer:
             raise DataError(
-                f"{where}: the targets read {learned!r}, the answer is {message['content']!r}",
+                f"{where}: the targets read {learned!r}, the answer is {answer!r}",
                 "the tokenizer does not keep this text as it is: mend the text, or take another language model",
             )
     return _with_images(processor, ids, labels, images, where)

@@ -6,6 +6,7 @@
     steps.jsonl      one line an optimiser step
     step-00000200/   the trained weights, optimiser, scheduler, random states; COMPLETE.json, written last, names every
                      file with its size and SHA-256.  While it is written it is called step-00000200.tmp
+    latest           the newest checkpoint's name
 
 A checkpoint without a COMPLETE.json that holds is never read.  Two are kept, so that there is always one.
 """
@@ -13,21 +14,30 @@ A checkpoint without a COMPLETE.json that holds is never read.  Two are kept, so
 import contextlib
 import io
 import json
-import os
 import shutil
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
 from safetensors.torch import load_file, save_file
 
-from medvlm_cli.core.commit import refusals, sha256_of, sync_folder, write_text
+from medvlm_cli.core.commit import (
+    Growing,
+    make_folder,
+    refusals,
+    remove_tree,
+    rename,
+    settle_folder,
+    sha256_of,
+    write_text,
+)
 from medvlm_cli.core.errors import ConfigError, DataError
 from medvlm_cli.core.record import RUN, fingerprint, other_run, read_json, write_run
 
 COMPLETE = "COMPLETE.json"
+LATEST = "latest"
+"""File that names the newest checkpoint, for people and other programs; a resume looks at what is whole instead."""
 WEIGHTS = "trainable.safetensors"
 _KEPT = (WEIGHTS, "scheduler.pt", "trainer_state.json")
 """Files of a checkpoint that do not depend on the number of devices."""
@@ -51,25 +61,28 @@ class Checkpoints:
 
     def begin(self, step: int) -> None:
         """Make the empty folder that every process writes its part into."""
-        with refusals(self.folder):
-            shutil.rmtree(self.part(step), ignore_errors=True)
-            self.part(step).mkdir()
+        for left in self.folder.glob("step-*.tmp"):  # of a process that was killed
+            remove_tree(left)
+        make_folder(self.part(step))
 
     def commit(self, step: int) -> None:
         """Make durable what was written, vouch for it, give it its name, and remove what is older than ``KEEP``."""
         part = self.part(step)
-        with refusals(self.folder):
-            files = {str(path.relative_to(part)): path for path in sorted(part.rglob("*")) if path.is_file()}
-            with ThreadPoolExecutor(8) as pool:  # hashing lets go of the interpreter: 8 files at a time
-                sums = dict(zip(files, pool.map(_settle, files.values()), strict=True))
-            for folder in (part, *(path for path in part.rglob("*") if path.is_dir())):
-                sync_folder(folder)
-            write_text(part / COMPLETE, json.dumps({"step": step, "files": sums}, indent=1))
-            shutil.rmtree(self.path(step), ignore_errors=True)  # a damaged one of the same step
-            part.rename(self.path(step))
-            sync_folder(self.folder)
-            for old in self._steps()[KEEP:]:
-                shutil.rmtree(self.path(old))
+        if self.path(step).exists():  # a damaged one
+            self._remove(step)
+        said = {"step": step, "run": self._run(), "files": settle_folder(part)}
+        write_text(part / COMPLETE, json.dumps(said, indent=1))
+        rename(part, self.path(step))
+        write_text(self.folder / LATEST, f"{self.path(step).name}\n")
+        for old in self._steps()[KEEP:]:
+            self._remove(old)
+
+    def _remove(self, step: int) -> None:
+        """Take the name from a checkpoint first, or a kill would leave half of one under it."""
+        gone = self.folder / f"{self.path(step).name}.gone.tmp"
+        remove_tree(gone)
+        rename(self.path(step), gone)
+        remove_tree(gone)
 
     def strip(self, step: int) -> None:
         """Leave of the checkpoint of a step what fits any number of devices, and nothing of all others."""
@@ -83,35 +96,41 @@ class Checkpoints:
         self.commit(step)
         for other in self._steps():
             if other != step:
-                shutil.rmtree(self.path(other))
+                self._remove(other)
 
     def newest(self) -> Iterator[tuple[Path, str]]:
         """Every checkpoint from the newest on, each with what is wrong with it, or with an empty text."""
         for step in self._steps():
-            yield self.path(step), _fault(self.path(step))
+            yield self.path(step), _fault(self.path(step), self._run())
+
+    def _run(self) -> str | None:
+        """The fingerprint of this folder's run: what another one wrote, pickles among it, is not ours to load."""
+        return (read_json(self.folder / RUN) or {}).get("fingerprint")
 
     def _steps(self) -> list[int]:
         names = (path.name.removeprefix("step-") for path in self.folder.glob("step-*") if path.is_dir())
         return sorted((int(name) for name in names if name.isdigit()), reverse=True)
 
 
-def _settle(path: Path) -> dict[str, Any]:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
-    return {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
-
-
-def _fault(folder: Path) -> str:
-    """What is missing or changed in a checkpoint; empty when it is as it was written."""
+def _fault(folder: Path, run: str | None) -> str:
+    """What is missing, foreign or changed in a checkpoint; empty when it is as this run wrote it."""
     try:
-        files = json.loads((folder / COMPLETE).read_text(encoding="utf-8"))["files"]
-    except (OSError, ValueError, KeyError):
+        said = json.loads((folder / COMPLETE).read_text(encoding="utf-8"))
+        files = {str(name): (int(stated["bytes"]), stated["sha256"]) for name, stated in said["files"].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return f"no readable {COMPLETE}"
-    for name, stated in files.items():
+    if said.get("run") != run:
+        return "another run wrote it"
+    for name in sorted(
+        {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()} - {*files}
+    ):
+        if name != COMPLETE:
+            return f"{name} is not of it"
+    for name, (size, sha256) in files.items():
         path = folder / name
-        if not path.is_file() or path.stat().st_size != stated["bytes"]:
+        if not path.is_file() or path.stat().st_size != size:
             return f"{name} is cut off or missing"
-        if sha256_of(path) != stated["sha256"]:
+        if sha256_of(path) != sha256:
             return f"{name} has changed since it was written"
     return ""
 
@@ -136,18 +155,15 @@ class StepLog:
         """Open for the steps after ``step``; rows of later ones, whose weights were lost, go."""
         kept = [row for row in self.rows() if row["step"] <= step]
         write_text(self.path, "".join(json.dumps(row) + "\n" for row in kept))
-        with refusals(self.path.parent):
-            self._file = self.path.open("a", encoding="utf-8", buffering=1)  # a line reaches the kernel as it ends
+        self._file = Growing(self.path)
 
     def append(self, row: Mapping[str, Any]) -> None:
         """Add the row of the next step."""
-        with refusals(self.path.parent):
-            self._file.write(json.dumps(row) + "\n")
+        self._file.append(json.dumps(row).encode() + b"\n")
 
     def sync(self) -> None:
         """Force what was appended to the disk."""
-        with refusals(self.path.parent):
-            os.fsync(self._file.fileno())
+        self._file.sync()
 
 
 def claim(folder: Path, parts: Mapping[str, Any], world: int, *, weights: bool = False) -> list[dict[str, Any]]:

@@ -209,8 +209,19 @@ ANSWERS = _schema(
     _required("finish", pa.string()),  # stop or length
     _required("tokens", pa.int32()),
     _required("seconds", pa.float32()),
-    pa.field("recall", pa.float32()),  # open questions: token recall; null for closed ones
-    pa.field("accuracy", pa.float32()),  # closed questions: 0 or 1; null for open ones
+)
+
+SCORED_ANSWERS = _with(
+    ANSWERS,  # what each answer is worth, 0 to 1, by each protocol; null where it does not score this kind of question
+    pa.field("llama3med_recall", pa.float32()),
+    pa.field("llama3med_f1", pa.float32()),
+    pa.field("llama3med_precision", pa.float32()),
+    pa.field("llama3med_accuracy", pa.float32()),  # closed questions: 0 or 1
+    pa.field("strict_recall", pa.float32()),
+    pa.field("strict_f1", pa.float32()),
+    pa.field("strict_exact_match", pa.float32()),
+    pa.field("strict_accuracy", pa.float32()),  # closed questions: 0 or 1
+    pa.field("strict_unparsed", pa.float32()),  # closed questions: 1 where the answer names none or several
 )
 
 STEPS = _schema(
@@ -267,3 +278,16 @@ def features_schema(tokens: int, channels: int, stored: str = "float16") -> pa.S
         pa.field("features", values, metadata={b"required": b"1", b"stored": stored.encode()}),  # token by token
         *(reduced if stored == "int8" else []),
     )
+
+
+PUBLISHED_QUESTIONS = _with(
+    QUESTIONS,  # of a benchmark that published more than is read of it
+    pa.field("also_in", pa.list_(pa.string())),  # splits with questions about this image that are not here: "zh train"
+)
+
+HASHES = _schema(
+    "hashes/1",
+    _required("image_sha256", pa.string()),  # of the image file, in hex
+    pa.field("bits", pa.binary(32)),  # null where the image has no detail to compare
+    pa.field("thumbnail", pa.binary()),  # 64 x 64 grey values, row by row
+)

@@ -10,7 +10,6 @@ import io
 import json
 import logging
 import os
-import shutil
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,6 +17,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from medvlm_cli.core.commit import make_folder, remove_tree, rename
 from medvlm_cli.core.errors import ConfigError
 from medvlm_cli.core.record import redact
 
@@ -89,7 +89,7 @@ class Tracking:
             rows: steps/1, what the training goes on from.
             seen: the last step that was logged before, although it may have to be repeated now.
         """
-        shutil.rmtree(self.folder, ignore_errors=True)
+        remove_tree(self.folder)
         self._board, self._seen = _board(self.folder), seen
         ended = time.time()
         began = ended - sum(row["seconds"] for row in rows)
@@ -120,9 +120,9 @@ class Tracking:
         self.close()
         files = sorted(self.folder.glob("events.*"))  # one
         if files:
-            (out / "tensorboard").mkdir(exist_ok=True)
-            files[0].replace(out / "tensorboard" / EVENTS)
-        shutil.rmtree(self.folder, ignore_errors=True)
+            make_folder(out / "tensorboard")
+            rename(files[0], out / "tensorboard" / EVENTS)
+        remove_tree(self.folder)
 
 
 class _Tracker:

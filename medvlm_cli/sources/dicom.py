@@ -140,16 +140,14 @@ def _plugin(syntax: Any) -> str:
 
 
 def _of_frame(scan: _Scan, index: int, stored: np.ndarray, choice: Choice) -> Picture:
-    pixels, window = _eight_bits(scan, index, stored, choice)
-    return _picture(pixels, stored, scan, frame=index, window=window)
+    if _in_colour(scan, stored):
+        return _picture(colour(stored, scan.tags), stored, scan, frame=index, frames=scan.frames)
+    pixels, window, source = Grey(scan.tags, index).render(stored, choice)
+    return _picture(pixels, stored, scan, frame=index, frames=scan.frames, window=window, window_from=source)
 
 
-def _eight_bits(
-    scan: _Scan, index: int, stored: np.ndarray, choice: Choice
-) -> tuple[np.ndarray, tuple[float, float] | None]:
-    if stored.ndim == 3 or scan.tags.PhotometricInterpretation == "PALETTE COLOR":
-        return colour(stored, scan.tags), None
-    return Grey(scan.tags, index).render(stored, choice)
+def _in_colour(scan: _Scan, stored: np.ndarray) -> bool:
+    return stored.ndim == 3 or scan.tags.PhotometricInterpretation == "PALETTE COLOR"
 
 
 def _picture(pixels: np.ndarray, stored: np.ndarray, scan: _Scan, **columns: Any) -> Picture:
@@ -189,7 +187,7 @@ def _of_slide(scan: _Scan, choice: Choice) -> Picture:
 
     def tiles(wanted: list[tuple[int, int]]) -> Iterator[np.ndarray]:
         for tile in scan.pixels([row * across + column for column, row in wanted]):
-            yield _eight_bits(scan, 0, tile, flat)[0]
+            yield colour(tile, tags) if _in_colour(scan, tile) else Grey(tags, 0).render(tile, flat)[0]
 
     level = Level(width, height, int(tags.Columns), int(tags.Rows), tiles)
     pixels, region = shown([level], choice)

@@ -8,7 +8,7 @@ import numpy as np
 from medvlm_cli.core.config import window_of
 from medvlm_cli.core.errors import ConfigError
 from medvlm_cli.sources.greyscale import Function, by_table, full_range, windowed
-from medvlm_cli.sources.scans import Choice, ScanError, need
+from medvlm_cli.sources.scans import Choice, ScanError, WindowFrom, need
 
 Window = tuple[float, float]
 
@@ -26,7 +26,7 @@ class Grey:
         self._rescale = _group(tags, index, "PixelValueTransformationSequence")
         self._voi = _group(tags, index, "FrameVOILUTSequence")
 
-    def render(self, stored: np.ndarray, choice: Choice) -> tuple[np.ndarray, Window | None]:
+    def render(self, stored: np.ndarray, choice: Choice) -> tuple[np.ndarray, Window | None, WindowFrom]:
         """The frame in grey.
 
         Source: DICOM PS3.3 C.11.1 and C.11.2.
@@ -36,13 +36,13 @@ class Grey:
             choice: its window, where one is asked for.
 
         Returns:
-            ``(H, W)`` uint8, and centre and width of the window, None where a VOI LUT took its place.
+            ``(H, W)`` uint8; centre and width of the window, None where a VOI LUT took its place; and whose it is.
         """
-        window, function = self._window(choice)
+        window, function, source = self._window(choice)
         show: Callable[[np.ndarray], np.ndarray]
         if window is None and self._voi.get("VOILUTSequence"):
             table = _Table(self._voi.VOILUTSequence[0], self._signed)
-            show = table.to_grey
+            show, source = table.to_grey, "table"
         else:
             chosen = window = window or full_range(self._values(_present(self._unpadded(stored))))
 
@@ -50,7 +50,8 @@ class Grey:
                 return windowed(values, chosen, function)
 
         grey = by_table(stored, lambda part: show(self._values(part)))
-        return (255 - grey if self._tags.PhotometricInterpretation == "MONOCHROME1" else grey), window
+        inverted = self._tags.PhotometricInterpretation == "MONOCHROME1"
+        return (255 - grey if inverted else grey), window, source
 
     @property
     def _signed(self) -> bool:
@@ -64,8 +65,8 @@ class Grey:
         wide = stored.astype(np.float64)
         return wide if slope is None or intercept is None else wide * slope + intercept
 
-    def _window(self, choice: Choice) -> tuple[Window | None, Function]:
-        """The window asked for, else the file's first; None where there is neither.
+    def _window(self, choice: Choice) -> tuple[Window | None, Function, WindowFrom]:
+        """The window asked for, else the file's first; None and ``range`` where there is neither.
 
         A window asked for by name is meant in HU.  Where the file explains its windows and one bears that name, the
         file's own is taken: it was set for this patient.
@@ -76,11 +77,11 @@ class Grey:
         known = "LINEAR_EXACT" if function == "LINEAR_EXACT" else known
         own = _windows(tags, 1.0 if known == "LINEAR" else 1e-9)
         if choice.window is not None and not choice.preset:
-            return choice.window, "LINEAR"
+            return choice.window, "LINEAR", "asked"
         if choice.window is not None and (self._tags.get("Modality", "CT") == "CT" or _unit(self._rescale) == "HU"):
             named = [window for name, window in own if name is not None and _same(name, choice.preset)]
-            return (named[0], known) if named else (choice.window, "LINEAR")
-        return (own[0][1] if own else None), known
+            return (named[0], known, "named") if named else (choice.window, "LINEAR", "asked")
+        return (own[0][1], known, "file") if own else (None, known, "range")
 
     def _unpadded(self, stored: np.ndarray) -> np.ndarray:
         """The values that are no padding, flat; all values where all are."""

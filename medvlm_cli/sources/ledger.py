@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from medvlm_cli.core.commit import refusals
+from medvlm_cli.core.commit import Growing, make_folder, refusals, remove
 from medvlm_cli.sources.places import VERSION
 
 FILE_BYTES = 256 << 20
@@ -68,7 +68,7 @@ class Ledger:
         """The articles that still need each file."""
         wanted = set(articles)
         with refusals(folder):
-            folder.mkdir(parents=True, exist_ok=True)
+            make_folder(folder)
             there = sorted(path for path in folder.iterdir() if _NAME.fullmatch(path.name))
             self._number = max((int(_NAME.fullmatch(path.name)[1]) for path in there), default=0)  # type: ignore[index]
             for path in there:
@@ -106,26 +106,17 @@ class Ledger:
     def _open(self) -> None:
         self._number += 1
         self._path = self._folder / f"ledger-{self._number:05d}.log"
-        self._file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-        self._end = 0
+        self._file = Growing(self._path, new=True)
         self._users[self._path] = set()
 
     def _append(self, article: str, record: dict[str, Any], body: bytes = b"") -> Stored:
         line = json.dumps({"of": article, **record}).encode() + b"\n"
-        with refusals(self._folder):
-            if self._end > FILE_BYTES:
-                os.close(self._file)
-                self._open()
-            try:
-                written = os.writev(self._file, (line, body)) if body else os.write(self._file, line)
-                while written < len(line) + len(body):  # a nearly full disk takes a part and refuses the rest
-                    written += os.write(self._file, (line + body)[written:])
-            except OSError:
-                os.ftruncate(self._file, self._end)  # a torn record would hide those behind it, and so would a hole
-                os.lseek(self._file, self._end, os.SEEK_SET)
-                raise
-        stored = Stored(self._path, self._end + len(line), len(body))
-        self._end += len(line) + len(body)
+        if self._file.end > FILE_BYTES:
+            self._file.close()
+            self._open()
+        at = self._file.end + len(line)
+        self._file.append(line, body)
+        stored = Stored(self._path, at, len(body))
         self._users[self._path].add(article)
         return stored
 
@@ -186,11 +177,11 @@ class Ledger:
         for path, users in list(self._users.items()):
             users.difference_update(done)
             if not users and path != self._path:
-                path.unlink(missing_ok=True)
+                remove(path)
                 del self._users[path]
 
     def close(self) -> None:
         """Close the file; what is there stays, unless nobody needs it."""
-        os.close(self._file)
+        self._file.close()
         if not self._users[self._path]:
-            self._path.unlink(missing_ok=True)
+            remove(self._path)

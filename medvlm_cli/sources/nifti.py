@@ -21,7 +21,7 @@ import numpy as np
 from medvlm_cli.core.config import WINDOWS
 from medvlm_cli.core.images import MAX_PIXELS
 from medvlm_cli.sources.greyscale import looks_like_ct, percentiles, png, windowed
-from medvlm_cli.sources.scans import Choice, Picture, ScanError, need
+from medvlm_cli.sources.scans import Choice, Picture, ScanError, WindowFrom, need
 
 MAX_VOLUME_BYTES = 1 << 30
 """Largest volume that is held, of a series of volumes one."""
@@ -45,14 +45,14 @@ class _Volume:
     def scaled(self, voxels: np.ndarray) -> np.ndarray:
         return voxels.astype(np.float64) * self.slope + self.intercept
 
-    def window(self, choice: Choice) -> tuple[float, float]:
-        """The window of all slices of the volume."""
+    def window(self, choice: Choice) -> tuple[tuple[float, float], WindowFrom]:
+        """The window of all slices of the volume, and whose it is."""
         step = max(1, round((self.voxels.size / _SAMPLE) ** (1 / 3)))
         sample = self.scaled(self.voxels[::step, ::step, ::step])
         is_ct = looks_like_ct(sample)
         if choice.window is not None and (is_ct or not choice.preset):
-            return choice.window
-        return WINDOWS["soft-tissue"] if is_ct else percentiles(sample)
+            return choice.window, "asked"
+        return (WINDOWS["soft-tissue"], "preset") if is_ct else (percentiles(sample), "range")
 
 
 def read_nifti(path: Path, choice: Choice) -> list[Picture]:
@@ -156,7 +156,7 @@ def _slices(volume: _Volume, choice: Choice) -> list[Picture]:
     if planes[0].size * len(indices) > (MAX_PIXELS if len(indices) == 1 else 8 * MAX_PIXELS):
         raise ScanError("image_too_big", f"{len(indices)} slices are too many pixels to take at once: name one")
     in_colour = volume.voxels.dtype.names is not None
-    window = None if in_colour else volume.window(choice)
+    window, source = (None, None) if in_colour else volume.window(choice)
     made = []
     for index in indices:
         plane = planes[index][::-1, ::-1].T  # the last axis left runs down, the first one to the right, both backwards
@@ -166,5 +166,6 @@ def _slices(volume: _Volume, choice: Choice) -> list[Picture]:
             pixels = windowed(volume.scaled(plane), window)
         digest = hashlib.sha256(np.ascontiguousarray(plane).tobytes()).hexdigest()
         height, width = pixels.shape[:2]
-        made.append(Picture(png(pixels), width, height, frame=index, window=window, pixels=digest))
+        chosen: dict[str, Any] = {"frame": index, "frames": len(planes), "window": window, "window_from": source}
+        made.append(Picture(png(pixels), width, height, pixels=digest, **chosen))
     return made

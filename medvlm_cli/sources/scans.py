@@ -33,6 +33,9 @@ _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 Region = tuple[int, int, int, int]
 Kind = Literal["dicom", "nifti", "slide", "tiff", "picture"]
+WindowFrom = Literal["asked", "named", "file", "table", "preset", "range"]
+"""Whose window a picture shows: the one asked for, the file's own of the name asked for, the file's first, its VOI LUT,
+one of ours for what looks like CT, or none: the range of the values."""
 
 
 class ScanError(DataError):
@@ -79,6 +82,10 @@ class Picture:
     """Frame or slice, from 0."""
     window: tuple[float, float] | None = None
     """Centre and width, in the unit of the rescaled values."""
+    window_from: WindowFrom | None = None
+    """None where nothing was windowed."""
+    frames: int = 1
+    """How many frames or slices the file has."""
     region: Region | None = None
     """Left, top, width and height in pixels of the largest level."""
     burned_in: bool | None = None
@@ -114,7 +121,8 @@ class Choice:
             if count > MAX_FRAMES:
                 raise ScanError("image_too_big", f"{count:,} frames, over the limit of {MAX_FRAMES:,}: name one")
             return list(range(count))
-        index = {"middle": count // 2, "first": 0}[self.frame] if self.frame in FRAMES else int(self.frame)
+        places = {"middle": count // 2, "first": 0, "last": count - 1}
+        index = places[self.frame] if self.frame in places else int(self.frame)
         if index >= count:
             raise ScanError("bad_row", f"frame {index} was asked for, the file has 0 to {count - 1}")
         return [index]
@@ -161,12 +169,12 @@ def choice_of(row: dict[str, Any], kind: Kind, config: FetchConfig) -> Choice:
         axis=axis,
         volume=config.volume if volume is None else volume,
         thumbnail=config.thumbnail,
-        region=_region(values.get("region")),
+        region=region_of(values.get("region")),
         level=_number(values, "level"),
     )
 
 
-def _region(given: Any) -> Region | None:
+def region_of(given: Any) -> Region | None:
     """Left, top, width and height: ``"0,0,512,512"``, or a list in JSONL; None where there is no number at all.
 
     Raises:

@@ -1,342 +1,365 @@
-"""``eval``: a benchmark's questions, answered by a model with and without sight, scored, beside a constant answer."""
+"""``eval``: a benchmark's questions answered by a model with and without sight, scored beside what needs no eyes."""
 
 import functools
-import hashlib
-import io
 import json
-import platform
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
+import torch
 
-from medvlm_cli import __version__
-from medvlm_cli.core import score
-from medvlm_cli.core.arrow import Dataset, Harvest, Writer, open_dataset
-from medvlm_cli.core.commit import write_text
+from medvlm_cli.core import parts, questioning, side_by_side
+from medvlm_cli.core.arrow import open_dataset
+from medvlm_cli.core.browser import Entry, write_answers_page
+from medvlm_cli.core.commit import Lock, make_folder, write_text
 from medvlm_cli.core.config import EvalConfig, as_dict
-from medvlm_cli.core.errors import DataError
-from medvlm_cli.core.features import Cache, Original
-from medvlm_cli.core.generate import Checkpoint, Generator, Picture, Request, find_checkpoint
-from medvlm_cli.core.images import decode
-from medvlm_cli.core.schemas import ANSWERS, QUESTIONS
+from medvlm_cli.core.errors import BusyError, LockedError, MedVLMError, ResourceError
+from medvlm_cli.core.exam import Exam, Examinee
+from medvlm_cli.core.overlap import overlap
+from medvlm_cli.core.record import MANIFEST, RUN
+from medvlm_cli.core.schemas import ANSWERS
+from medvlm_cli.core.scoring import llama3med, strict
+from medvlm_cli.core.scoring.baselines import baselines
+from medvlm_cli.core.scoring.files import read_candidates, training
+from medvlm_cli.core.scoring.published_rows import beside_all
+from medvlm_cli.core.scoring.sheet import scores_document, sheet, tables
 from medvlm_cli.core.tell import Tell
+from medvlm_cli.teachers.second_opinion import second_opinion
+
+SCORES, PAGE = "scores.json", "report.html"
+"""What lies in the folder of the answers beside them."""
+MODEL, BLANK = "model", "blank image"
+"""Rows of the tables."""
 
 Row = Mapping[str, Any]
 
-REPORT = "report/1"
-"""Name and number of the layout of ``report.json``."""
-DRAWS, SEED = 1000, 0
-"""Bootstrap samples behind every interval, and their seed."""
-BATCHES_PER_SHARD = 4
-"""Batches whose answers are lost at most when a run is killed; one shard is sorted by length within itself."""
-TEXT_COLUMNS = [field.name for field in QUESTIONS if field.name != "image"]
+
+@dataclass(frozen=True, kw_only=True)
+class Beside:
+    """What an evaluation uses beside questions, model and settings."""
+
+    features: Path | None = None
+    """Folder of all caches of features; None: ``features`` beside the folder of the answers."""
+    hashes: Path | None = None
+    """Folder of the hashes of training images; None: ``hashes`` beside the folder of the answers."""
+    training: Sequence[Path] = ()
+    """Datasets that the model may have learnt from, and other benchmarks: where overlap is looked for."""
+    candidates: Path | None = None
+    """JSON list of the answers that open accuracy of the published script chooses from."""
+    gpus: int = 1
+    """Processes to answer in, each with a GPU of its own where there are any."""
 
 
 def evaluate(
     questions: Path,
-    checkpoint: str | Path,
+    checkpoint: str | Path | Examinee,
     out: Path,
     config: EvalConfig,
     tell: Tell,
-    features: Path | None = None,
+    beside: Beside = Beside(),
 ) -> dict[str, Any]:
-    """Answer every question of a split, with its image and with a blank one, and score both beside a constant answer.
+    """Answer every question of a split, with its image and with a blank one, and score both beside what needs no eyes.
 
-    The blank image is uniform grey: what the model still gets right, it got from the words alone.  The constant is the
-    commonest gold answer of the question's category, known from another split where the dataset has one, and else from
-    the asked questions themselves.
+    The blank image is uniform grey: what the model still gets right, it got from the words alone.  "Always no" and the
+    prior of the training questions need no model at all.
 
     Args:
         questions: questions/1 dataset.
-        checkpoint: folder or hub id of a finished model.
-        out: folder of the answers/1 dataset to make, in order of question ids, with ``report.json`` in it; the answers
-            to the blank image go to the folder beside it whose name ends in ``-blank``.
-        config: settings; ``split`` chooses the questions.
+        checkpoint: folder or hub id of a finished model, or the model itself, when it answers several benchmarks.
+        out: folder of the answers/1 dataset to make, with ``scores.json`` and ``report.html`` in it; the answers to the
+            blank image go to the folder beside it whose name ends in ``-blank``.
+        config: settings; ``split`` chooses the questions.  With ``shard`` only that part is answered, and the call
+            that finds all parts finished scores them.
         tell: told the phase, the questions done and their number; with ``cache_features`` also the size of the cache.
-        features: folder of all caches of features, for ``cache_features``; None: ``features`` beside ``out``.
+        beside: folders and files that are used besides.
 
     Returns:
-        Counts, paths, and in percent ``table`` with the rows model, blank image and always, and ``interval_95`` of the
-        model's row.  ``report.json`` holds the same and more, from 0 to 1.
+        A summary: counts, paths, and in percent the tables of ``core.scoring.sheet.tables``; of a part that is not the
+        last one, the paths alone.
 
     Raises:
         DataError: no finished checkpoint, no question of the split, or a question whose image, kind or gold answer is
             not what it must be; it is named before anything is answered.
         BusyError: an output folder is locked, or holds another run; or another process makes the same cache.
-        ResourceError: a batch does not fit the memory of the device, or the cache not the disk.
+        ConfigError: fewer GPUs than asked for.
+        ResourceError: a batch does not fit the memory of the device, or the cache not the disk; or a part was killed.
     """
-    exam = _Exam(questions, checkpoint, config, tell)
-    exam.features = features or out.parent / "features"
-    seen = exam.answers(out, blank=False)
-    unseen = exam.answers(out.with_name(f"{out.name}-blank"), blank=True)
-    constant, constant_source = _commonest(exam.asked, exam.others, config.split)
-    report = exam.facts() | {
-        "prompt": seen[0]["prompt"],
-        "finish": dict(Counter(row["finish"] for row in seen)),
-        "always": constant_source,
-        "interval": {"level": 0.95, "method": "percentile bootstrap over images", "draws": DRAWS, "seed": SEED},
-        "scores": {
-            "model": _scores(exam.asked, {row["question_id"]: row["answer"] for row in seen}),
-            "blank image": _scores(exam.asked, {row["question_id"]: row["answer"] for row in unseen}),
-            "always": _scores(exam.asked, constant),
-        },
+    features = beside.features or out.parent / "features"
+    examinee = checkpoint if isinstance(checkpoint, Examinee) else Examinee(checkpoint, config.precision, tell)
+    exam = Exam(questions, examinee, config, features, tell)
+    candidates = read_candidates(beside.candidates) if beside.candidates else None
+    if config.shard:
+        _answer_part(exam, out, config)
+        if not all(parts.are_finished(folder, MANIFEST) for folder in _folders(out)):
+            return _of_a_part(exam, out, config)
+    else:
+        _answer_all(exam, out, config, tell, replace(beside, features=features))
+    lock = Lock(out)
+    try:
+        lock.acquire()
+    except LockedError:
+        if config.shard:  # another part was the last one as well, and scores
+            return _of_a_part(exam, out, config)
+        raise
+    try:
+        return _score(exam, out, config, tell, replace(beside, features=features), candidates)
+    finally:
+        lock.release()
+
+
+def evaluate_all(
+    benchmarks: Mapping[str, Callable[[], Path]],
+    checkpoint: str | Path,
+    out: Path,
+    config: EvalConfig,
+    tell: Tell,
+    beside: Beside = Beside(),
+) -> dict[str, Any]:
+    """``evaluate`` on several benchmarks with one loaded model; one that cannot be had does not end the others.
+
+    Args:
+        benchmarks: by name, what gives the folder of the questions, and fetches them where they are not there.
+        checkpoint: folder or hub id of a finished model.
+        out: folder of the folders of answers, one a benchmark; gets ``summary.json``.
+        config: as for ``evaluate``, like all that follows.
+        tell: told the phase with the benchmark before it.
+        beside: folders and files.
+
+    Returns:
+        ``headline``, a row of the model's scores for each benchmark; ``paper``, Table 3 with the model's row and the
+        mean over its six cells; ``failed``, why a benchmark was left out, by name.
+
+    Raises:
+        DataError: no finished checkpoint.
+        ResourceError: as ``evaluate``; what others raise stands in ``failed``.
+    """
+    examinee = Examinee(checkpoint, config.precision, tell)
+    beside = replace(beside, features=beside.features or out.parent / "features")
+    done: dict[str, dict[str, Any]] = {}
+    failed: dict[str, str] = {}
+    for name, questions in benchmarks.items():
+        try:
+            done[name] = evaluate(questions(), examinee, out / name, config, _before(name, tell), beside)
+        except MedVLMError as error:
+            if isinstance(error, ResourceError):  # the next one would meet it as well
+                raise
+            failed[name] = f"{error.what}; {error.fix}" if error.fix else error.what
+    scored = {name: summary for name, summary in done.items() if "headline" in summary}
+    sheets = {name: json.loads((out / name / SCORES).read_text(encoding="utf-8"))["sheets"][MODEL] for name in scored}
+    summary = {
+        "verb": "eval",
+        "checkpoint": examinee.checkpoint.name,
+        "prompt": config.prompt,
+        "answers": {name: told["answers"] for name, told in done.items()},
+        "headline": {name: told["headline"][MODEL] for name, told in scored.items()},
+        "interval_95": {name: told["interval_95"][MODEL] for name, told in scored.items()},
+        "blank_image": {name: told["headline"][BLANK] for name, told in scored.items()},
+        "paper": beside_all(sheets),
+        "failed": failed,
     }
-    write_text(out / "report.json", json.dumps(report, ensure_ascii=False, indent=2))
-    return _summary(report, out)
+    make_folder(out)
+    write_text(out / "summary.json", json.dumps(summary, ensure_ascii=False, indent=1) + "\n")
+    return summary
 
 
-def _summary(report: Mapping[str, Any], out: Path) -> dict[str, Any]:
-    """What the verb prints: the report's headline, scores in percent."""
+def _before(name: str, tell: Tell) -> Tell:
+    return lambda what, done, total: tell(f"{name}: {what}", done, total)
+
+
+def _folders(out: Path) -> tuple[Path, Path]:
+    """Of the answers with sight, and of those without."""
+    return out, out.with_name(f"{out.name}-blank")
+
+
+def _answer_part(exam: Exam, out: Path, config: EvalConfig) -> None:
+    """Answer the part that the settings name.
+
+    Raises:
+        BusyError: the folder holds a dataset in one piece.
+    """
+    for folder, blank in zip(_folders(out), (False, True), strict=True):
+        if (folder / MANIFEST).exists() or (folder / RUN).exists():
+            what = f"{folder} holds a dataset in one piece"
+            raise BusyError(what, f"give another folder with -o, or remove {folder}")
+        exam.answer(folder / parts.name(*parts.parse(config.shard)), blank=blank)
+
+
+def _answer_all(exam: Exam, out: Path, config: EvalConfig, tell: Tell, beside: Beside) -> None:
+    """Answer all questions, in one piece or in parts; what is there already stays in the pieces it is in.
+
+    Raises:
+        BusyError: the folder holds unfinished parts of another division.
+        ConfigError: fewer GPUs than asked for.
+    """
+    gpus = side_by_side.gpus_of(beside.gpus, torch.cuda.device_count())
+    there = {count for folder in _folders(out) for _, count in parts.found(folder)}
+    whole = any((folder / name).exists() for folder in _folders(out) for name in (MANIFEST, RUN))
+    if whole or (len(gpus) == 1 and not there):
+        for folder, blank in zip(_folders(out), (False, True), strict=True):
+            exam.answer(folder, blank=blank)
+        return
+    count = there.pop() if there else len(gpus)
+    finished = all(parts.are_finished(folder, MANIFEST) for folder in _folders(out))
+    if there or (count != len(gpus) and not finished):
+        fix = f"give --gpus {count}, or --shard, or remove {out}"
+        raise BusyError(f"{out} holds parts of {count} that are not finished", fix)
+    each = [replace(config, shard=f"{number}/{count}") for number in range(count)]
+    if finished:  # no process is needed to see that they are those asked for
+        for one in each:
+            _answer_part(Exam(exam.dataset.folder, exam.examinee, one, Path(), tell), out, one)
+        return
+    where, features = exam.examinee.checkpoint.where, beside.features
+    calls = [(exam.dataset.folder, where, out, one, features, count) for one in each]
+    side_by_side.run(answer_part, calls, gpus, tell)
+
+
+def answer_part(
+    questions: Path, checkpoint: str, out: Path, config: EvalConfig, features: Path, count: int, tell: Tell
+) -> None:
+    """One process of ``--gpus``: answer the part that the settings name; arguments and errors as ``evaluate``.
+
+    Args:
+        questions: dataset.
+        checkpoint: folder or hub id.
+        out: folder of all parts.
+        config: settings with ``shard``.
+        features: folder of all caches.
+        count: processes that share the processors.
+        tell: progress.
+    """
+    torch.set_num_threads(max(1, torch.get_num_threads() // count))
+    examinee = Examinee(checkpoint, config.precision, tell)
+    _answer_part(Exam(questions, examinee, config, features, tell), out, config)
+
+
+def _of_a_part(exam: Exam, out: Path, config: EvalConfig) -> dict[str, Any]:
+    number, count = parts.parse(config.shard)
     return {
         "verb": "eval",
-        "benchmark": report["benchmark"],
-        "split": report["split"],
-        "checkpoint": report["checkpoint"]["name"],
-        "questions": report["questions"]["rows"],
-        "images": report["questions"]["images"],
-        "protocol": report["protocol"],
-        "finish": report["finish"],
-        "always": report["always"],
-        "answers": str(out),
-        "report": str(out / "report.json"),
-        "table": {name: _percent(part) for name, part in report["scores"].items()},
-        "interval_95": {"model": _intervals(report["scores"]["model"])},
+        "benchmark": exam.benchmark,
+        "split": config.split,
+        "checkpoint": exam.examinee.checkpoint.name,
+        "part": f"{number} of {count}",
+        "answers": str(out / parts.name(number, count)),
+        "scores": "when all parts are there: the last one to finish makes them, or a call without --shard",
     }
 
 
-class _Exam:
-    """The questions of one run and the model that answers them, loaded when the first answer is needed."""
+def _score(
+    exam: Exam, out: Path, config: EvalConfig, tell: Tell, beside: Beside, candidates: tuple[list[str], str] | None
+) -> dict[str, Any]:
+    """Score all answers, write ``scores.json`` and the page, and say what is in them."""
+    with_sight, without = (_answers(folder) for folder in _folders(out))
+    known, split = training(exam.dataset, config.split)
+    guesses = baselines(exam.items, known, split)
+    said = {MODEL: _texts(with_sight)} | {name: guess.answers for name, guess in guesses.items()}
+    said[BLANK] = _texts(without)
+    chosen = candidates[0] if candidates else None
+    sheets = {}
+    for number, (name, answers) in enumerate(said.items()):
+        tell("score", number, len(said))
+        sheets[name] = sheet(exam.items, answers, candidates=chosen, draws=config.draws, seed=config.seed)
+    facts = _facts(exam, out, config, with_sight) | {
+        "baselines": {name: guess.source for name, guess in guesses.items()}
+        | {BLANK: "the model itself, shown a grey image"},
+        "candidates_sha256": candidates[1] if candidates else None,
+    }
+    if config.overlap:
+        facts["overlap"] = _overlap(exam, config.split, beside, beside.hashes or out.parent / "hashes", tell)
+    if config.judge:
+        facts["judge"] = second_opinion(exam.items, said[MODEL], config, out, tell)
+    document = scores_document(sheets, facts)
+    write_text(out / SCORES, json.dumps(document, ensure_ascii=False, indent=1) + "\n")
+    tell("report", 0, None)
+    write_answers_page(out / PAGE, _entries(exam, with_sight, chosen), document)
+    return _summary(document, out)
 
-    def __init__(self, questions: Path, checkpoint: str | Path, config: EvalConfig, tell: Tell) -> None:
-        self.checkpoint: Checkpoint = find_checkpoint(checkpoint)
-        self.dataset: Dataset = open_dataset(questions, QUESTIONS)
-        self.config = config
-        self.tell = tell
-        self.features = Path()
-        """Folder of all caches of features."""
-        rows = sorted(self.dataset.rows(TEXT_COLUMNS), key=lambda row: row["question_id"])
-        self.asked = [row for row in rows if row["split"] == config.split]
-        self.by_id = {row["question_id"]: row for row in self.asked}
-        self.others = [row for row in rows if row["split"] != config.split]
-        self._generator: Generator | None = None
-        if not self.asked:
-            splits = ", ".join(sorted({row["split"] for row in rows})) or "none"
-            raise DataError(f"{questions}: no question of split '{config.split}'; splits: {splits}", "--set split=NAME")
-        for row in self.asked:
-            if row["kind"] not in ("open", "closed") or not row["answers"]:
-                what = f"kind '{row['kind']}' and {len(row['answers'])} gold answers"
-                raise DataError(
-                    f"{self._where(row['question_id'])}: {what}", "a question is open or closed, with one or more"
-                )
 
-    def _where(self, question_id: str) -> str:
-        return f"{self.dataset.folder}, question {question_id}"
+def _overlap(exam: Exam, split: str, beside: Beside, hashes: Path, tell: Tell) -> dict[str, Any]:
+    """What the benchmark shares with its other splits and with training data; that it is not known is said too."""
+    try:
+        return overlap(exam.dataset, split, beside.training, hashes, tell)
+    except BusyError as error:  # another evaluation makes the same hashes: no reason to lose the scores
+        return {"lines": [f"not looked for, run the command again: {error.what}"]}
 
-    def _image(self, question_id: str) -> bytes:
-        return self.dataset.row_at(self.dataset.position(question_id), ["image"])["image"]["bytes"] or b""
 
-    def _picture(self, question_id: str) -> Picture:
-        return Picture(self._image(question_id), self._where(question_id))
+def _answers(folder: Path) -> list[Row]:
+    """The answers of a dataset, in one piece or in parts, in order of question ids."""
+    return sorted(open_dataset(folder, ANSWERS).rows(), key=lambda row: row["question_id"])
 
-    def facts(self) -> dict[str, Any]:
-        """What the report says of questions, checkpoint, settings and versions."""
-        kinds = Counter(row["kind"] for row in self.asked)
-        return {
-            "schema": REPORT,
-            "protocol": score.PROTOCOL,
-            "benchmark": self.asked[0]["benchmark"],
-            "split": self.config.split,
-            "questions": {
-                "dataset": self.dataset.folder.name,
-                "manifest_sha256": self.dataset.sha256,
-                "rows": len(self.asked),
-                "images": len({row["image_id"] for row in self.asked}),
-                "open": kinds["open"],
-                "closed": kinds["closed"],
-            },
-            "checkpoint": {"name": self.checkpoint.name, "run_sha256": self.checkpoint.run_sha256},
-            "settings": as_dict(self.config),
-            "versions": {"medvlm": __version__, "python": platform.python_version()}
-            | {name: version(name) for name in ("torch", "transformers", "pyarrow", "numpy")},
-        }
 
-    def answers(self, out: Path, *, blank: bool) -> list[dict[str, Any]]:
-        """Make the answers/1 dataset ``out``, or finish it, and read it; in order of question ids."""
-        ids = [row["question_id"] for row in self.asked]
-        settings = as_dict(self.config) | {"checkpoint": self.checkpoint.name, "blank": blank}
-        inputs = {"questions": self.dataset.folder}
-        with Writer(
-            out,
-            ANSWERS,
-            stage="eval",
-            config=settings,
-            inputs=inputs,
-            keys=ids,
-            keys_per_shard=BATCHES_PER_SHARD * self.config.batch,
-        ) as writer:
-            todo = [] if writer.done else list(writer.todo())
-            if not blank and todo:
-                look = self._fill_cache if self.config.cache_features else self._check_images
-                look([question_id for _, shard_ids in todo for question_id in shard_ids])
-            done = len(ids) - sum(len(shard_ids) for _, shard_ids in todo)
-            for shard, shard_ids in todo:
-                rows = self._answer_shard(shard_ids, blank, done)
-                writer.commit(shard, [Harvest(1, [rows[question_id]], []) for question_id in shard_ids])
-                done += len(shard_ids)
-        return sorted(open_dataset(out, ANSWERS).rows(), key=lambda row: row["question_id"])
+def _texts(rows: Sequence[Row]) -> dict[str, str]:
+    return {row["question_id"]: row["answer"] for row in rows}
 
-    def _check_images(self, ids: Sequence[str]) -> None:
-        """Decode each different image once, so that a bad one is named before hours of generation, not within them."""
-        good: set[bytes] = set()
-        for done, question_id in enumerate(ids, start=1):
-            picture = self._picture(question_id)
-            digest = hashlib.sha256(picture.data).digest()
-            if digest not in good:
-                decode(picture.data, picture.where)
-                good.add(digest)
-            self.tell("check images", done, len(ids))
 
-    def _fill_cache(self, ids: Sequence[str]) -> None:
-        """Have the features of each different image on disk before the first answer, and the model read them there.
+def _facts(exam: Exam, out: Path, config: EvalConfig, rows: Sequence[Row]) -> dict[str, Any]:
+    """What ``scores.json`` says of questions, checkpoint, prompt, settings and versions."""
+    kinds, checkpoint = Counter(item.kind for item in exam.items), exam.examinee.checkpoint
+    return {
+        "benchmark": exam.benchmark,
+        "split": config.split,
+        "questions": {
+            "dataset": exam.dataset.folder.name,
+            "manifest_sha256": exam.dataset.sha256,
+            "rows": len(exam.items),
+            "images": len({item.image_id for item in exam.items}),
+            "open": kinds["open"],
+            "closed": kinds["closed"],
+        },
+        "checkpoint": {"name": checkpoint.name, "run_sha256": checkpoint.run_sha256},
+        "answers": {folder.name: open_dataset(folder, ANSWERS).sha256 for folder in _folders(out)},
+        "prompt": questioning.told(config.prompt, config.system) | {"example": rows[0]["prompt"]},
+        "finish": dict(Counter(row["finish"] for row in rows)),
+        "settings": as_dict(config),
+        "versions": {name: version(name) for name in ("torch", "transformers", "pyarrow")},
+    }
 
-        Raises:
-            DataError: an image cannot be decoded; the first question that shows it is named.
-        """
-        model = self._model()
-        cache = Cache(self.features, model.model, model.processor, self.config.cache_precision)
-        hashes: dict[str, bytes] = {}
 
-        def originals() -> Iterator[Original]:
-            for done, question_id in enumerate(ids, start=1):
-                hashes[question_id] = hashlib.sha256(self._image(question_id)).digest()
-                name, read = self.by_id[question_id]["image_id"], functools.partial(self._image, question_id)
-                yield Original(hashes[question_id], name, self._where(question_id), read)
-                self.tell("look up images", done, len(ids))
-
-        cache.make(originals(), self.tell)
-        for question_id in ids:
-            if reasons := cache.features.refused(hashes[question_id]):
-                what = f"{self._where(question_id)}: its image could not be decoded, see {reasons}"
-                raise DataError(what, "mend the image in the benchmark's files, or drop the question")
-        model.read_features(cache.features)
-
-    def _model(self) -> Generator:
-        if self._generator is None:
-            self.tell("load model", 0, None)
-            self._generator = Generator(self.checkpoint.where, self.config.precision)
-        return self._generator
-
-    def _answer_shard(self, ids: Sequence[str], blank: bool, done: int) -> dict[str, dict[str, Any]]:
-        """Rows of answers/1 for some questions; ``done`` questions came before."""
-        model, requests = self._model(), [self._request(self.by_id[question_id], blank) for question_id in ids]
-        phase = "answer, blank image" if blank else "answer"
-        rows = {}
-        for index, answer in model.answers(requests, self.config.batch, self.config.max_new_tokens):
-            question = self.by_id[ids[index]]
-            rows[ids[index]] = {
-                "question_id": ids[index],
-                "benchmark": question["benchmark"],
-                "checkpoint": self.checkpoint.name,
-                "prompt": answer.prompt,
-                "answer": answer.text,
-                "finish": answer.finish,
-                "tokens": answer.tokens,
-                "seconds": answer.seconds,
-                "recall": _worth(question, answer.text) if question["kind"] == "open" else None,
-                "accuracy": _worth(question, answer.text) if question["kind"] == "closed" else None,
-            }
-            self.tell(phase, done + len(rows), len(self.asked))
-        return rows
-
-    def _request(self, question: Row, blank: bool) -> Request:
-        def picture() -> Picture:
-            return Picture(_grey(), "the blank image") if blank else self._picture(question["question_id"])
-
-        return Request(
-            [{"role": "user", "text": question["question"]}], [picture], self._where(question["question_id"])
+def _entries(exam: Exam, rows: Sequence[Row], candidates: Sequence[str] | None) -> Iterator[Entry]:
+    """The answers with sight as the page shows them."""
+    answers = _texts(rows)
+    published = llama3med.published(exam.items, answers, candidates).rows
+    honest = strict.strict(exam.items, answers).rows
+    for item, row in zip(exam.items, rows, strict=True):
+        yield Entry(
+            question_id=item.question_id,
+            image=functools.partial(exam.image, item.question_id),
+            question=item.question,
+            golds=item.golds,
+            choices=item.choices,
+            kind=item.kind,
+            category=item.category,
+            answer=row["answer"],
+            prompt=row["prompt"],
+            published=published.get(item.question_id, {}),
+            strict=honest[item.question_id],
+            benchmark=exam.benchmark,
+            image_id=item.image_id,
+            finish=row["finish"],
         )
 
 
-def _grey() -> bytes:
-    """The blank image: uniform mid grey, square so that it fills the model's view whatever the fit."""
-    out = io.BytesIO()
-    Image.new("RGB", (64, 64), (128, 128, 128)).save(out, "PNG")
-    return out.getvalue()
-
-
-def _worth(question: Row, answer: str) -> float:
-    """Capped token recall of an open question, 0 or 1 for a closed one."""
-    if question["kind"] == "open":
-        return score.open_recall(answer, question["answers"])
-    return float(score.closed_hit(answer, question["answers"], question["choices"]))
-
-
-def _group(question: Row) -> str:
-    return question["category"] or "other"
-
-
-def _commonest(asked: Sequence[Row], others: Sequence[Row], split: str) -> tuple[dict[str, str], str]:
-    """The constant answer to each question, by its id, and one sentence that says where it comes from.
-
-    The constant is the commonest first gold answer of the question's kind and category; of equally common ones, the
-    first in the alphabet.  Where another split lacks the category, its commonest of the kind stands in.
-    """
-    train = [row for row in others if row["split"] == "train"]
-    known = train or [row for row in others if row["split"] == "val"] or asked
-    counts: dict[tuple[str, str | None], Counter[str]] = {}
-    for row in known:
-        for key in ((row["kind"], _group(row)), (row["kind"], None)):
-            counts.setdefault(key, Counter()).update(row["answers"][:1])
-    best = {key: min(count, key=lambda gold: (-count[gold], gold)) for key, count in counts.items() if count}
-    constant = {
-        row["question_id"]: best.get((row["kind"], _group(row))) or best.get((row["kind"], None), "") for row in asked
-    }
-    if known is asked:
-        return constant, f"the commonest answer of each category of split {split} itself: the best constant there is"
-    return constant, f"the commonest answer of each category of split {known[0]['split']}"
-
-
-def _scores(asked: Sequence[Row], answers: Mapping[str, str]) -> dict[str, Any]:
-    """Every score of one set of answers, 0 to 1, each with its interval; None where no question is of that kind."""
-    worth = {row["question_id"]: _worth(row, answers[row["question_id"]]) for row in asked}
-    exact = {row["question_id"]: float(score.exact_match(answers[row["question_id"]], row["answers"])) for row in asked}
-
-    def mean(rows: Sequence[Row], of: Mapping[str, float]) -> dict[str, Any] | None:
-        values, images = [of[row["question_id"]] for row in rows], [row["image_id"] for row in rows]
-        return vars(score.mean_with_interval(values, images, DRAWS, SEED)) if rows else None
-
-    kinds = {kind: [row for row in asked if row["kind"] == kind] for kind in ("open", "closed")}
-    unparsed = [
-        score.closed_choice(answers[row["question_id"]], row["answers"], row["choices"]) is None
-        for row in kinds["closed"]
-    ]
-    names = sorted({_group(row) for row in asked})
+def _summary(document: Mapping[str, Any], out: Path) -> dict[str, Any]:
+    """What the verb prints: the headline, in percent, and where the rest is."""
+    questions, prompt = document["questions"], document["prompt"]
     return {
-        "open_recall": mean(kinds["open"], worth),
-        "open_exact_match": mean(kinds["open"], exact),
-        "closed_accuracy": mean(kinds["closed"], worth),
-        "closed_unparsed": sum(unparsed) / len(unparsed) if unparsed else None,
-        "categories": {name: mean([row for row in asked if _group(row) == name], worth) for name in names},
-    }
-
-
-def _cells(scores: Mapping[str, Any]) -> dict[str, dict[str, Any] | None]:
-    return {"open recall": scores["open_recall"], "closed accuracy": scores["closed_accuracy"], **scores["categories"]}
-
-
-def _percent(scores: Mapping[str, Any]) -> dict[str, float | None]:
-    """One row of the table: open recall, closed accuracy, unparsed closed answers, each category; in percent."""
-    cells = {name: round(100 * cell["value"], 2) if cell else None for name, cell in _cells(scores).items()}
-    unparsed = scores["closed_unparsed"]
-    return cells | {"closed unparsed": None if unparsed is None else round(100 * unparsed, 2)}
-
-
-def _intervals(scores: Mapping[str, Any]) -> dict[str, str | None]:
-    return {
-        name: f"{100 * cell['low']:.1f} to {100 * cell['high']:.1f}" if cell else None
-        for name, cell in _cells(scores).items()
+        "verb": "eval",
+        "benchmark": document["benchmark"],
+        "split": document["split"],
+        "checkpoint": document["checkpoint"]["name"],
+        "questions": questions["rows"],
+        "images": questions["images"],
+        "prompt": prompt["preset"],
+        "protocols": ", ".join(document["protocols"].values()),
+        "finish": document["finish"],
+        "train prior": document["baselines"]["train prior"],
+        **tables(document),
+        "overlap": document.get("overlap", {}).get("lines", []),
+        **({"judge": document["judge"]["line"]} if "judge" in document else {}),
+        "answers": str(out),
+        "scores": str(out / SCORES),
+        "report": str(out / PAGE),
     }

@@ -1,38 +1,16 @@
-"""Answers do not depend on company: not on the batch, not on whether they stream, not on what was encoded before."""
+"""Answers do not depend on company: not on the batch, not on what was encoded before."""
 
-import dataclasses
 import hashlib
-import io
-import json
 import shutil
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from medvlm_cli.core import generate
 from medvlm_cli.core.errors import DataError
 from medvlm_cli.core.features import Cache, Original
 from medvlm_cli.core.generate import Generator, Picture, Request, find_checkpoint
-
-QUESTIONS = ("What is shown?", "Is there a nodule in the left lung?", "Why? " * 9, "Where?", "\u00e9", "A CT?")
-
-
-def picture(seed):
-    """PNG bytes of noise."""
-    pixels = np.random.default_rng(seed).integers(0, 256, (40, 56, 3), np.uint8)
-    out = io.BytesIO()
-    Image.fromarray(pixels).save(out, "PNG")
-    return out.getvalue()
-
-
-def request_of(question, *seeds, turns=()):
-    pictures = [lambda seed=seed: Picture(picture(seed), f"picture {seed}") for seed in seeds]
-    return Request([*turns, {"role": "user", "text": question}], pictures, "question 1")
-
-
-REQUESTS = [request_of(question, seed) for seed, question in enumerate(QUESTIONS)]
+from tests.core.generate_cases import QUESTIONS, REQUESTS, picture, request_of, untimed, with_generation_config
 
 
 @pytest.fixture(scope="module")
@@ -44,18 +22,6 @@ def generator(tiny_checkpoint):
 def alone(generator):
     """Every request answered in a batch of its own, without its time."""
     return untimed(generator.answers(REQUESTS, 1, 12))
-
-
-def untimed(answers):
-    return {index: dataclasses.replace(answer, seconds=0.0) for index, answer in answers}
-
-
-def with_generation_config(checkpoint, folder, **changes):
-    """A copy of the checkpoint that generates with other settings."""
-    shutil.copytree(checkpoint, folder)
-    path = folder / "generation_config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
-    return Generator(folder, "fp32")
 
 
 @pytest.mark.parametrize("batch", [2, 4, 6])
@@ -76,33 +42,15 @@ def test_rows_with_and_without_images_share_a_batch(generator):
 
 def test_greedy_search_equals_that_of_transformers(generator, alone):
     ids = torch.tensor([generate.prompts.generation_prompt(generator.processor, REQUESTS[1].turns)])
-    features = generator._encode(REQUESTS[1].pictures)
+    features = generator.encode(REQUESTS[1].pictures)
     out = generator.model.generate(input_ids=ids, image_features=features, max_new_tokens=12, do_sample=False)
     text = generator.processor.tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True)
     assert alone[1].text == text.strip()
 
 
-@pytest.mark.parametrize("index", range(len(QUESTIONS)))
-def test_a_stream_ends_with_the_batch_answer_and_only_ever_grows(generator, alone, index):
-    steps = [answer.text for answer in generator.stream(REQUESTS[index], 12, temperature=0.0, seed=0)]
-    assert steps[-1].strip() == alone[index].text
-    assert [steps[-1].startswith(step) for step in steps] == [True] * len(steps)
-    assert len(steps) == 12
-
-
-def test_half_a_character_is_held_back_until_it_is_whole(generator, tiny_checkpoint, tmp_path):
-    # how byte-level BPE writes C3 and A9, the two bytes of an e acute
-    two_bytes = generator.processor.tokenizer.convert_tokens_to_ids(["\u00c3", "\u00a9"])
-    others = [token for token in range(generator.model.lm_head.out_features) if token not in two_bytes]
-    spelling = with_generation_config(tiny_checkpoint, tmp_path / "bytes", suppress_tokens=others)
-    steps = [answer.text for answer in spelling.stream(REQUESTS[0], 40, temperature=9.0, seed=0)]
-    assert "\u00e9" in steps[-1]
-    assert [steps[-1].startswith(step) for step in steps] == [True] * len(steps)
-
-
 def tokens_of(generator, request):
     """The tokens of the greedy answer, 12 of them."""
-    steps = generator._grow([generator._prompt(request)], generator._encode(request.pictures), generate._likeliest, 12)
+    steps = generator.grow([generator.prompt(request)], generator.encode(request.pictures), generate.likeliest, 12)
     return list(steps)[-1][0].tokens
 
 
@@ -112,7 +60,7 @@ def test_an_answer_ends_before_a_stop_token_of_the_generation_config(generator, 
     (_, answer), *_ = stopping.answers(REQUESTS[:1], 1, 12)
     assert (alone[0].finish, alone[0].tokens) == ("length", 12)
     assert (answer.finish, answer.tokens) == ("stop", tokens.index(tokens[3]))
-    assert answer.text == generator._decode(tokens[: answer.tokens]).strip()
+    assert answer.text == generator.decode(tokens[: answer.tokens]).strip()
 
 
 def test_a_short_answer_is_not_lengthened_by_a_long_one_in_its_batch(generator, tiny_checkpoint, tmp_path):
@@ -126,14 +74,9 @@ def test_a_short_answer_is_not_lengthened_by_a_long_one_in_its_batch(generator, 
 def test_the_placeholder_of_an_image_is_never_an_answer(generator, tiny_checkpoint, tmp_path):
     image, other = generator.processor.tokenizer.convert_tokens_to_ids(["<image>", "a"])
     assert image in generator.model.generation_config.suppress_tokens
-    everything_else = [token for token in range(generator.model.lm_head.out_features) if token != other]
-    saying_a = with_generation_config(tiny_checkpoint, tmp_path / "a", suppress_tokens=everything_else)
+    others = [token for token in range(generator.model.lm_head.out_features) if token not in (image, other)]
+    saying_a = with_generation_config(tiny_checkpoint, tmp_path / "a", suppress_tokens=others)
     assert [answer.text for _, answer in saying_a.answers(REQUESTS[:1], 1, 5)] == ["aaaaa"]
-
-
-def test_a_seed_fixes_what_is_sampled_and_another_changes_it(generator):
-    said = [list(generator.stream(REQUESTS[0], 12, temperature=2.0, seed=seed))[-1].text for seed in (1, 1, 2)]
-    assert said[0] == said[1] != said[2]
 
 
 def test_each_different_image_is_encoded_once(tiny_checkpoint, monkeypatch):
@@ -141,7 +84,7 @@ def test_each_different_image_is_encoded_once(tiny_checkpoint, monkeypatch):
     encode = generator.model.model.vision_tower.encode
     monkeypatch.setattr(generator.model.model.vision_tower, "encode", lambda x: encoded.append(len(x)) or encode(x))
     list(generator.answers([request_of(question, 0, 1) for question in QUESTIONS], 2, 2))
-    list(generator.stream(request_of("And now?", 1, 2), 2, temperature=0.0, seed=0))
+    list(generator.answers([request_of("And now?", 1, 2)], 1, 2))
     assert encoded == [2, 1]
 
 

@@ -232,3 +232,82 @@ def test_a_template_that_drops_the_image_is_refused(own):
     own.chat_template = own.chat_template.replace("message['content']", "(message['content'] | replace('<image>', ''))")
     with pytest.raises(DataError, match="c-9 has 0 image tokens and 1 figures"):
         encode(own, TURNS, where="c-9")
+
+
+SYSTEM = {"role": "system", "text": "Answer in one word."}
+
+
+@pytest.mark.parametrize(
+    ("family", "begin"),
+    [
+        (
+            "llama3",
+            "<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\nAnswer in one word.<|eot_id|>"
+            "<|start_header_id|>user<|end_header_id|>\n\n<image>\nIs there a nodule?<|eot_id|>",
+        ),
+        ("mistral", "<s> [INST] Answer in one word.\n\n<image>\nIs there a nodule? [/INST]"),
+        ("own", "<|im_start|>system\nAnswer in one word.<|im_end|>\n<|im_start|>user\n<image>\nIs there a nodule?"),
+        ("generic", "### System: Answer in one word.\n### User: <image>\nIs there a nodule?\n### Assistant:"),
+    ],
+)
+def test_a_system_prompt_stands_where_each_family_has_it_and_images_stay_in_the_question(processors, family, begin):
+    assert prompt_text(processors[family], [SYSTEM, *TURNS[:1]]).startswith(begin)
+    whole = prompt_text(processors[family], [SYSTEM, *TURNS[:3]])
+    assert whole.startswith(begin)
+    assert whole.count(SYSTEM["text"]) == 1
+
+
+@pytest.mark.parametrize(
+    "refusal", ["{{ raise_exception('System role not supported') }}", "{# its words are dropped #}"]
+)
+def test_a_template_without_a_system_role_gets_its_words_before_the_first_question(own, refusal):
+    plain = own.chat_template
+    own.chat_template = (
+        "{% if messages[0]['role'] == 'system' %}" + refusal + "{% set messages = messages[1:] %}{% endif %}" + plain
+    )
+    merged = [{"role": "user", "text": "Is it?"}, *TURNS[1:3]]
+    expected = prompt_text(own, merged, images=0).replace("Is it?", "Answer in one word.\n\nIs it?")
+    assert prompt_text(own, [SYSTEM, *merged], images=0) == expected
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("text", ["Be brief.", *HOSTILE])
+def test_the_prompt_behind_a_system_prompt_is_what_training_would_have_had(processors, family, text):
+    processor = processors[family]
+    whole = [{"role": "system", "text": text}, *turns(text, "Yes."), *turns(text, "The answer.")]
+    prompt, encoded = generation_prompt(processor, whole[:4]), encode(processor, whole)
+    assert encoded["input_ids"][: len(prompt)] == prompt
+    assert encoded["labels"][len(prompt)] == encoded["input_ids"][len(prompt)]
+    answers = [learnt.lstrip(" ") for learnt in learned(processor, encoded)]
+    assert answers == ["Yes." + END[family], "The answer." + END[family]]
+    assert encoded["input_ids"].count(processor.image_token_id) == 16
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_an_empty_system_prompt_is_none(processors, family):
+    blank = {"role": "system", "text": " \n"}
+    assert encode(processors[family], [blank, *TURNS]) == encode(processors[family], TURNS)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_long_conversation_keeps_its_system_prompt_when_turns_are_cut(processors, family):
+    processor = processors[family]
+    whole, short = encode(processor, [SYSTEM, *TURNS]), encode(processor, [SYSTEM, *TURNS[:2]])
+    cut = encode(processor, [SYSTEM, *TURNS], max_length=len(whole["input_ids"]) - 1)
+    assert (cut["input_ids"], cut["cut"]) == (short["input_ids"], 2)
+    once = encode(processor, [SYSTEM, *TURNS], max_length=len(short["input_ids"]) - 1)
+    assert (once["input_ids"], once["cut"]) == (short["input_ids"][:-1], 3)
+
+
+@pytest.mark.parametrize(
+    ("broken", "message"),
+    [
+        ([SYSTEM], "c-1: it has no turn of the user's"),
+        ([*TURNS, SYSTEM], "c-1: turn 5 is of role 'system', not 'user'"),
+        ([SYSTEM, SYSTEM, *TURNS], "c-1: turn 2 is of role 'system', not 'user'"),
+        ([SYSTEM, *TURNS[1:]], "c-1: turn 2 is of role 'assistant', not 'user'"),
+    ],
+)
+def test_a_system_prompt_anywhere_else_is_refused(processors, broken, message):
+    with pytest.raises(DataError, match=re.escape(message)):
+        encode(processors["llama3"], broken, where="c-1")

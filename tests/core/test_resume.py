@@ -48,12 +48,28 @@ def empty_marker(folder):
     (folder / "COMPLETE.json").write_text("")
 
 
+def no_object(folder):
+    (folder / "COMPLETE.json").write_text("[]")
+
+
+def of_another_run(folder):
+    said = json.loads((folder / "COMPLETE.json").read_text())
+    (folder / "COMPLETE.json").write_text(json.dumps(said | {"run": "another"}))
+
+
+def add_a_pickle(folder):
+    (folder / "optimizer.pt").write_bytes(b"not what was written")
+
+
 def test_the_newest_two_checkpoints_stay(tmp_path):
     saved(tmp_path, 2, 4, 10)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000004", "step-00000010"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["latest", "step-00000004", "step-00000010"]
+    assert (tmp_path / "latest").read_text() == "step-00000010\n"
 
 
-@pytest.mark.parametrize("damage", [shorten, flip, drop_file, drop_marker, empty_marker])
+@pytest.mark.parametrize(
+    "damage", [shorten, flip, drop_file, drop_marker, empty_marker, no_object, of_another_run, add_a_pickle]
+)
 def test_damage_is_found(tmp_path, damage):
     checkpoints = saved(tmp_path, 7, 9)
     damage(tmp_path / "step-00000009")

@@ -3,7 +3,7 @@
 import pytest
 
 from medvlm_cli.benchmarks.choices import named_choices
-from medvlm_cli.core.score import closed_hit
+from medvlm_cli.core.scoring.strict import closed_hit
 
 
 @pytest.mark.parametrize(

@@ -43,11 +43,24 @@ def test_english_questions_become_rows_with_the_authors_label(tmp_path, contents
         "question_id": "4", "benchmark": "slake", "split": "test", "kind": "closed",
         "image": {"bytes": picture(), "path": "xmlab1/source.jpg"}, "image_id": "xmlab1/source.jpg",
         "question": "Which is bigger in this image,lung or heart?", "choices": ["Lung", "heart"], "answers": ["Lung"],
-        "category": "Modality",
+        "category": "Modality", "also_in": ["zh train"],
     }  # fmt: skip
     assert {id_: (row["split"], row["kind"]) for id_, row in rows.items()} == {
         "0": ("train", "open"), "3": ("val", "open"), "4": ("test", "closed")
     }  # fmt: skip
+
+
+def test_every_row_knows_the_splits_in_another_language_that_show_its_image(tmp_path, monkeypatch):
+    chinese = {"q_lang": "zh", "question": "什么?"}
+    train = [entry(0, img_name="xmlab2/source.jpg"), entry(1, **chinese)]
+    test = [entry(4), entry(5, **chinese), entry(6, img_name="xmlab2/source.jpg")]
+    counts = (("train", 1, 1, 0, 1), ("val", 1, 1, 0, 1), ("test", 2, 2, 0, 2))
+    written = pin(monkeypatch, slake, [train, [entry(3)], test], *counts)
+    rows, _ = take(slake, write(tmp_path, written))
+    assert {id_: row["also_in"] for id_, row in rows.items()} == {
+        "0": [], "3": ["zh train", "zh test"], "4": ["zh train", "zh test"], "6": [],
+    }  # fmt: skip
+    assert set(slake.schema(FetchConfig()).names) == set(rows["0"])
 
 
 def test_an_empty_answer_is_rejected_and_counted(tmp_path, contents):

@@ -1,107 +1,64 @@
-"""A benchmark answered with and without sight, scored, resumed, and refused where it cannot be scored."""
+"""A benchmark answered with and without sight, scored by both protocols, and refused where it cannot be scored."""
 
 import dataclasses
 import hashlib
-import io
 import json
 import shutil
-import subprocess
-import sys
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
-from medvlm_cli.core import score
-from medvlm_cli.core.arrow import Harvest, open_dataset, write_all
+from medvlm_cli.core import questioning
+from medvlm_cli.core.arrow import open_dataset
 from medvlm_cli.core.config import EvalConfig
-from medvlm_cli.core.errors import BusyError, DataError
+from medvlm_cli.core.errors import BusyError, ConfigError, DataError
 from medvlm_cli.core.features import Cache
 from medvlm_cli.core.model.checkpoint import load
 from medvlm_cli.core.model.three_scale import S2ClipVisionModel
 from medvlm_cli.core.samples import Figures, Split
-from medvlm_cli.core.schemas import ANSWERS, QUESTIONS
-from medvlm_cli.stages.evaluate import evaluate
+from medvlm_cli.core.schemas import QUESTIONS
+from medvlm_cli.core.scoring import llama3med, strict
+from medvlm_cli.core.scoring.files import asked as items_of
+from medvlm_cli.core.scoring.intervals import mean_with_interval
+from medvlm_cli.stages.evaluate import Beside, evaluate
+from tests.inside import medvlm
+from tests.stages.eval_cases import CONFIG, WORDS, answers, png, question, silent, write
 from tests.training_cases import ROWS, picture
 
-CONFIG = EvalConfig(batch=2, max_new_tokens=6)
-WORDS = ("What is shown?", "Is there a nodule in the left lung?", "Where?", "A CT?")
 
-
-def png(seed):
-    out = io.BytesIO()
-    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (24, 24, 3), np.uint8)).save(out, "PNG")
-    return out.getvalue()
-
-
-def question(number, **changes):
-    """One row of questions/1: open and closed by turns, two questions an image."""
-    kind = ("open", "closed")[number % 2]
-    row = {
-        "question_id": f"q{number:02d}",
-        "benchmark": "small-vqa",
-        "split": "test",
-        "kind": kind,
-        "image": {"bytes": png(number // 2), "path": None},
-        "image_id": f"image{number // 2}",
-        "question": WORDS[number % 4],
-        "choices": [],
-        "answers": ["yes" if kind == "closed" else "left lung"],
-        "category": f"{kind} things",
-    }
-    return row | changes
-
-
-def write(folder, rows):
-    by_id = {row["question_id"]: row for row in rows}
-    made = {"stage": "fetch", "config": {}, "keys": list(by_id), "tell": silent}
-    write_all(folder, QUESTIONS, lambda key: Harvest(1, [by_id[key]], []), **made)
-    return folder
-
-
-def silent(what, done, total):
-    """Progress that nobody watches."""
-
-
-def answers(folder):
-    """The rows of an answers dataset in order of their ids, without their times."""
-    rows = sorted(open_dataset(folder, ANSWERS).rows(), key=lambda row: row["question_id"])
-    return [row | {"seconds": None} for row in rows]
-
-
-@pytest.fixture
-def asked(tmp_path):
+@pytest.fixture(scope="module")
+def asked(tmp_path_factory):
     """Twelve questions about six images, in an order that is not that of their ids."""
-    return write(tmp_path / "questions", [question(number) for number in reversed(range(12))])
+    folder = tmp_path_factory.mktemp("asked") / "questions"
+    return write(folder, [question(number) for number in reversed(range(12))])
 
 
-@pytest.fixture
-def evaluated(asked, tiny_checkpoint, tmp_path):
-    """Summary, report and folder of a finished run over ``asked``."""
-    out = tmp_path / "answers" / "small-vqa"
+@pytest.fixture(scope="module")
+def evaluated(asked, tiny_checkpoint, tmp_path_factory):
+    """Summary, scores and folder of a finished run over ``asked``."""
+    out = tmp_path_factory.mktemp("evaluated") / "answers" / "small-vqa"
     summary = evaluate(asked, tiny_checkpoint, out, CONFIG, silent)
-    return summary, json.loads((out / "report.json").read_text()), out
+    return summary, json.loads((out / "scores.json").read_text()), out
 
 
-def test_every_question_is_answered_once_with_its_prompt_and_its_score(evaluated):
+def test_every_question_is_answered_once_with_its_prompt(evaluated):
     rows = answers(evaluated[2])
     assert [row["question_id"] for row in rows] == [f"q{number:02d}" for number in range(12)]
     assert [WORDS[number % 4] in row["prompt"] for number, row in enumerate(rows)] == [True] * 12
     assert [row["prompt"].count("<image>") for row in rows] == [1] * 12
-    opened = rows[::2]
-    assert [row["recall"] for row in opened] == [score.open_recall(row["answer"], ["left lung"]) for row in opened]
-    assert {row["accuracy"] for row in rows[1::2]} <= {0.0, 1.0}
-    assert {row["accuracy"] for row in rows[::2]} == {row["recall"] for row in rows[1::2]} == {None}
 
 
-def test_rows_lie_in_order_of_their_ids_within_a_shard(evaluated):
-    ids = [row["question_id"] for row in open_dataset(evaluated[2], ANSWERS).rows()]
-    shards = json.loads((evaluated[2] / "manifest.json").read_text())["files"]
-    ends = np.cumsum([facts["rows"] for facts in shards.values()])
-    parts = [ids[start:end] for start, end in zip([0, *ends], ends, strict=False)]
-    assert len(parts) > 1
-    assert parts == [sorted(part) for part in parts]
+def test_a_row_holds_what_both_protocols_give_its_answer(evaluated, asked):
+    rows, items = answers(evaluated[2]), items_of(open_dataset(asked, QUESTIONS), "test")
+    said = {row["question_id"]: row["answer"] for row in rows}
+    published, honest = llama3med.published(items, said).rows, strict.strict(items, said).rows
+    float32 = pytest.approx
+    assert [row["llama3med_recall"] for row in rows[::2]] == [
+        float32(published[row["question_id"]]["recall"]) for row in rows[::2]
+    ]
+    assert [row["strict_f1"] for row in rows[::2]] == [float32(honest[row["question_id"]]["f1"]) for row in rows[::2]]
+    assert [row["strict_unparsed"] for row in rows[1::2]] == [honest[f"q{n:02d}"]["unparsed"] for n in range(1, 12, 2)]
+    assert {row["strict_accuracy"] for row in rows[::2]} == {row["strict_recall"] for row in rows[1::2]} == {None}
 
 
 def test_the_blank_image_hides_the_image_and_nothing_else(evaluated):
@@ -111,112 +68,132 @@ def test_the_blank_image_hides_the_image_and_nothing_else(evaluated):
     assert len({row["answer"] for row in seen}) > len(WORDS)
 
 
-def test_the_report_names_what_was_measured(evaluated, asked, tiny_checkpoint):
-    summary, report, out = evaluated
-    assert report["schema"] == "report/1"
-    assert report["questions"] == {
+def test_the_scores_name_what_was_measured(evaluated, asked, tiny_checkpoint):
+    summary, scores, out = evaluated
+    assert scores["schema"] == "scores/1"
+    assert scores["questions"] == {
         "rows": 12, "images": 6, "open": 6, "closed": 6, "dataset": "questions",
         "manifest_sha256": hashlib.sha256((asked / "manifest.json").read_bytes()).hexdigest(),
     }  # fmt: skip
     run_sha256 = hashlib.sha256((tiny_checkpoint / "run.json").read_bytes()).hexdigest()
-    assert report["checkpoint"] == {"name": f"finetune@{run_sha256[:12]}", "run_sha256": run_sha256}
-    assert report["prompt"] == answers(out)[0]["prompt"]
-    assert report["protocol"] == score.PROTOCOL
-    assert set(report["versions"]) == {"medvlm", "python", "torch", "transformers", "pyarrow", "numpy"}
-    assert (summary["questions"], summary["images"], summary["report"]) == (12, 6, str(out / "report.json"))
+    assert scores["checkpoint"] == {"name": f"finetune@{run_sha256[:12]}", "run_sha256": run_sha256}
+    assert scores["prompt"] == questioning.told("llama3med", "") | {"example": answers(out)[0]["prompt"]}
+    assert list(scores["protocols"].values()) == ["llama3med/1", "llavamed-batch/1", "strict/1"]
+    assert set(scores["versions"]) == {"medvlm", "python", "torch", "transformers", "pyarrow", "numpy"}
+    manifests = [out / "manifest.json", out.with_name("small-vqa-blank") / "manifest.json"]
+    assert list(scores["answers"].values()) == [hashlib.sha256(path.read_bytes()).hexdigest() for path in manifests]
+    assert (summary["questions"], summary["images"], summary["scores"]) == (12, 6, str(out / "scores.json"))
 
 
-def test_the_report_holds_the_scores_of_the_written_answers(evaluated):
-    _, report, out = evaluated
-    rows = answers(out)
-    images = [f"image{number // 2}" for number in range(12)]
-    recall = score.mean_with_interval([row["recall"] for row in rows[::2]], images[::2])
-    assert report["scores"]["model"]["open_recall"] == vars(recall)
-    assert report["scores"]["model"]["categories"]["open things"] == vars(recall)
-    closed = [score.closed_choice(row["answer"], ["yes"]) for row in rows[1::2]]
-    assert report["scores"]["model"]["closed_unparsed"] == sum(named is None for named in closed) / 6
+def test_the_scores_are_those_of_the_written_answers(evaluated):
+    _, scores, out = evaluated
+    rows, images = answers(out)[::2], [f"image{number // 2}" for number in range(0, 12, 2)]
+    recall = mean_with_interval([row["strict_recall"] for row in rows], images, 200, 0)
+    told = scores["sheets"]["model"]["strict"]["recall"]
+    assert told == pytest.approx(vars(recall))
+    assert scores["sheets"]["model"]["categories"]["open things"]["strict"]["recall"] == told
+    assert scores["interval"] == {
+        "level": 0.95, "method": "percentile bootstrap over images", "draws": 200, "seed": 0,
+    }  # fmt: skip
 
 
-def test_the_table_has_the_model_and_what_needs_no_eyes(evaluated):
+def test_the_headline_has_both_protocols_for_the_model_and_for_what_needs_no_eyes(evaluated):
     summary = evaluated[0]
-    assert list(summary["table"]) == ["model", "blank image", "always"]
-    columns = ["open recall", "closed accuracy", "closed things", "open things", "closed unparsed"]
-    assert [list(row) for row in summary["table"].values()] == [columns] * 3
-    assert summary["table"]["always"] == dict(zip(columns, [100.0, 100.0, 100.0, 100.0, 0.0], strict=True))
-    assert summary["interval_95"]["model"]["open recall"].count(" to ") == 1
+    assert list(summary["headline"]) == ["model", "always no", "train prior", "blank image"]
+    columns = ["llama3med open", "llama3med closed", "strict open", "strict closed"]
+    assert [list(row)[:4] for row in summary["headline"].values()] == [columns] * 4
+    assert [summary["headline"]["train prior"][name] for name in columns] == [100.0] * 4  # every gold is the same
+    assert summary["headline"]["always no"]["strict closed"] == 0.0
+    assert summary["interval_95"]["model"]["strict open"].count(" to ") == 1
 
 
-def test_gold_answers_score_full_marks(evaluated, tiny_checkpoint, tmp_path):
+def test_gold_answers_score_full_marks_by_the_strict_protocol(evaluated, tiny_checkpoint, tmp_path):
     golds = {row["question_id"]: row["answer"] for row in answers(evaluated[2])}
     rows = [question(number, answers=[golds[f"q{number:02d}"] or "none"]) for number in range(12)]
     summary = evaluate(write(tmp_path / "gold", rows), tiny_checkpoint, tmp_path / "again", CONFIG, silent)
-    wordless = sum(not score.words(gold) for gold in golds.values())
-    assert summary["table"]["model"]["open recall"] > 100 * (6 - wordless) / 6 - 0.01
-    assert summary["table"]["model"]["closed accuracy"] > 100 * (6 - wordless) / 6 - 0.01
+    wordless = sum(not strict.words(gold) for gold in golds.values())
+    assert summary["headline"]["model"]["strict open"] > 100 * (6 - wordless) / 6 - 0.01
+    assert summary["headline"]["model"]["strict closed"] > 100 * (6 - wordless) / 6 - 0.01
     assert wordless < 3
 
 
-@pytest.mark.parametrize(
-    ("others", "recall", "said"),
-    [
-        ([], 100.0, "split test itself"),
-        ([("train", "right"), ("train", "right lung"), ("train", "right lung"), ("val", "left lung")], 50.0, "train"),
-        ([("val", "left")], 50.0, "split val"),
-        ([("train", "b right"), ("train", "a lung"), ("val", "left lung")], 50.0, "split train"),
-    ],
-)
-def test_the_constant_answer_comes_from_another_split_where_there_is_one(
-    tiny_checkpoint, tmp_path, others, recall, said
-):
-    known = [question(2 * i + 20, split=split, answers=[gold]) for i, (split, gold) in enumerate(others)]
-    folder = write(tmp_path / "questions", [question(0), *known])
+def test_the_train_prior_knows_the_other_splits_of_the_questions(tiny_checkpoint, tmp_path):
+    known = [question(2 * i + 20, split="train", answers=[gold]) for i, gold in enumerate(["right", "lung", "lung"])]
+    folder = write(tmp_path / "questions", [question(0, question="Seen?"), *known])
     summary = evaluate(folder, tiny_checkpoint, tmp_path / "out", CONFIG, silent)
-    assert summary["table"]["always"]["open recall"] == recall
-    assert said in summary["always"]
-
-
-def test_a_category_without_a_training_question_gets_the_commonest_of_its_kind(tiny_checkpoint, tmp_path):
-    known = [question(20, split="train", category="other things"), question(21, split="train", answers=["no"])]
-    folder = write(tmp_path / "questions", [question(0), *known])
-    summary = evaluate(folder, tiny_checkpoint, tmp_path / "out", CONFIG, silent)
-    assert summary["table"]["always"]["open recall"] == 100.0
+    assert summary["headline"]["train prior"]["strict open"] == 50.0
+    assert "split train" in summary["train prior"]
 
 
 def test_without_closed_questions_there_is_no_closed_score(tiny_checkpoint, tmp_path):
     folder = write(tmp_path / "questions", [question(0, category=None)])
     summary = evaluate(folder, tiny_checkpoint, tmp_path / "out", CONFIG, silent)
-    assert summary["table"]["model"]["closed accuracy"] is None
-    assert "other" in summary["table"]["model"]
+    assert summary["headline"]["model"]["strict closed"] is None
+    assert "other, open" in summary["categories"]
 
 
-class Killed(BaseException):
-    """Stands for a kill: nothing catches it."""
+def test_the_page_shows_every_answer(evaluated):
+    page = (evaluated[2] / "report.html").read_text()
+    assert [f"q{number:02d}" for number in range(12) if f"q{number:02d}" not in page] == []
+    assert page.count("data:image/") == 6
 
 
-@pytest.mark.parametrize(("phase", "at"), [("answer", 7), ("answer, blank image", 5)])
-def test_a_killed_run_resumes_and_ends_like_one_that_was_not(asked, tiny_checkpoint, tmp_path, evaluated, phase, at):
-    config = EvalConfig(batch=1, max_new_tokens=6)  # four questions a shard
+@pytest.mark.parametrize(
+    ("prompt", "kinds"), [("short", {"open", "closed"}), ("llavamed-options", {"closed"}), ("llama3med", set())]
+)
+def test_a_preset_puts_its_words_behind_the_questions_of_its_kinds(
+    evaluated, asked, tiny_checkpoint, tmp_path, prompt, kinds
+):
+    config = dataclasses.replace(CONFIG, prompt=prompt)
+    evaluate(asked, tiny_checkpoint, tmp_path / "out", config, silent)
+    plain = {row["question_id"]: row["prompt"] for row in answers(evaluated[2])}
+    rows = {row["question_id"]: row["prompt"] for row in answers(tmp_path / "out")}
+    changed = {("open", "closed")[int(id_[1:]) % 2] for id_ in plain if rows[id_] != plain[id_]}
+    assert changed == kinds
+    added = questioning.PROMPTS[prompt].closed.removeprefix("{question}").strip()
+    assert added in rows["q01"]
 
-    def kill(what, done, total):
-        if (what, done) == (phase, at):
-            raise Killed
 
-    out, told = tmp_path / "killed", []
-    with pytest.raises(Killed):
-        evaluate(asked, tiny_checkpoint, out, config, kill)
-    evaluate(asked, tiny_checkpoint, out, config, lambda what, done, total: told.append((what, done)))
-    assert answers(out) == answers(evaluated[2])
-    assert answers(tmp_path / "killed-blank") == answers(evaluated[2].with_name("small-vqa-blank"))
-    assert 0 < sum(what == phase for what, _ in told) < 12
-    assert told[-1] == ("answer, blank image", 12)
+def test_a_system_text_stands_before_every_question(asked, tiny_checkpoint, tmp_path):
+    evaluate(asked, tiny_checkpoint, tmp_path / "out", dataclasses.replace(CONFIG, system="Be brief."), silent)
+    places = [(row["prompt"].find("Be brief."), row["prompt"].find("<image>")) for row in answers(tmp_path / "out")]
+    assert {0 < system < image for system, image in places} == {True}
+
+
+def test_an_unknown_preset_is_refused_with_the_known_ones():
+    with pytest.raises(ConfigError, match="llama3med, llavamed-options, short"):
+        EvalConfig(prompt="llava")
+
+
+def test_vllm_is_refused_with_the_reason():
+    with pytest.raises(ConfigError, match="no three-scale tower") as raised:
+        EvalConfig(engine="vllm")
+    assert raised.value.exit_code == 2
 
 
 def test_a_finished_run_loads_no_model_and_gives_the_same_scores(evaluated, asked, tiny_checkpoint):
-    summary, report, out = evaluated
+    summary, scores, out = evaluated
     told = []
     again = evaluate(asked, tiny_checkpoint, out, CONFIG, lambda what, done, total: told.append(what))
-    assert (again, told) == (summary, [])
-    assert json.loads((out / "report.json").read_text()) == report
+    assert (again, set(told)) == (summary, {"score", "report"})
+    assert json.loads((out / "scores.json").read_text()) | {"made": scores["made"]} == scores
+
+
+@pytest.mark.parametrize(
+    "changes", [{"prompt": "short"}, {"system": "Be brief."}, {"max_new_tokens": 7}, {"precision": "fp32"}]
+)
+def test_answers_to_another_prompt_or_otherwise_decoded_are_not_mixed_in(evaluated, asked, tiny_checkpoint, changes):
+    with pytest.raises(BusyError, match=next(iter(changes))):
+        evaluate(asked, tiny_checkpoint, evaluated[2], dataclasses.replace(CONFIG, **changes), silent)
+
+
+def test_other_draws_score_the_same_answers_again(evaluated, asked, tiny_checkpoint, tmp_path):
+    out = tmp_path / "small-vqa"
+    shutil.copytree(evaluated[2], out)
+    shutil.copytree(evaluated[2].with_name("small-vqa-blank"), tmp_path / "small-vqa-blank")
+    config = dataclasses.replace(CONFIG, draws=300, seed=1)
+    evaluate(asked, tiny_checkpoint, out, config, silent)
+    assert json.loads((out / "scores.json").read_text())["interval"]["draws"] == 300
 
 
 def test_answers_of_another_model_are_not_mixed_in(evaluated, asked, tiny_checkpoint, tmp_path):
@@ -265,6 +242,11 @@ def encoded(monkeypatch):
 CACHED = dataclasses.replace(CONFIG, cache_features=True)
 
 
+def test_each_image_is_encoded_once_without_a_cache_too(asked, tiny_checkpoint, tmp_path, encoded):
+    evaluate(asked, tiny_checkpoint, tmp_path / "out", CONFIG, silent)
+    assert sum(encoded) == 7  # six, and the blank one
+
+
 def test_answers_from_the_cache_are_the_same_and_each_image_is_encoded_once(
     evaluated, asked, tiny_checkpoint, tmp_path, encoded
 ):
@@ -284,7 +266,7 @@ def test_an_image_of_the_training_figures_is_not_encoded_again(training_data, ti
     images = [png(0), picture(3), picture(4)]
     rows = [question(number, image={"bytes": data, "path": None}) for number, data in enumerate(images)]
     folder = write(tmp_path / "questions", rows)
-    evaluate(folder, tiny_checkpoint, tmp_path / "out", CACHED, silent, tmp_path / "features")
+    evaluate(folder, tiny_checkpoint, tmp_path / "out", CACHED, silent, Beside(features=tmp_path / "features"))
     assert encoded == [ROWS, 1, 1]  # the figures, the one image that is new, the blank one
 
 
@@ -306,10 +288,11 @@ def test_int8_features_are_used_and_their_error_is_told(asked, tiny_checkpoint, 
     assert [what for what in told if what.startswith("features in int8: relative error ")] != []
 
 
-def test_the_flag_sets_the_setting(asked, tiny_checkpoint, tmp_path):
-    command = [sys.executable, "-m", "medvlm_cli", "eval", "--bench", str(asked), "--checkpoint", str(tiny_checkpoint)]
-    told = subprocess.check_output([*command, "--cache-features", "--dry-run", "--json"], cwd=tmp_path, text=True)
-    assert json.loads(told)["settings"]["cache_features"] is True
+def test_the_flags_set_the_settings(asked, tiny_checkpoint):
+    ask = ["eval", "--bench", asked, "--checkpoint", tiny_checkpoint, "--dry-run", "--json"]
+    done = medvlm(*ask, "--cache-features", "--shard", "1/3")
+    settings = json.loads(done.stdout)["settings"]
+    assert (settings["cache_features"], settings["shard"]) == (True, "1/3")
 
 
 def test_a_missing_checkpoint_is_an_error_that_says_how_to_make_one(asked, tmp_path):

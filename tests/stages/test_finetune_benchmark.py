@@ -1,12 +1,14 @@
 """The third step: a benchmark's train split is learnt, and what it shares with the test split is not, unless told."""
 
 import hashlib
+import io
 import json
 import os
 import subprocess
 import sys
 
 import pytest
+from PIL import Image
 
 from medvlm_cli.benchmarks.train_split import train_split
 from medvlm_cli.core.arrow import Harvest, open_dataset, write_all
@@ -21,14 +23,26 @@ SHORT = {**SETTINGS, "batch": 4, "micro_batch": 4, "epochs": 1.0, "lr": 1e-3}
 
 
 def question(key):
-    """One question: ``split/number/image``, where the image is a number of ``picture``."""
+    """One question: ``split/number/image``, where the image is a number of ``picture``, or names a copy of it."""
     split, number, image = key.split("/")
+    shown = int(image.removesuffix("jpeg").removesuffix("grey"))
     return {
         "question_id": f"{split}{number}", "benchmark": "vqa-rad", "split": split, "kind": "closed",
-        "image": {"bytes": picture(int(image)), "path": None}, "image_id": f"{split}-{image}.png",
+        "image": {"bytes": shot(image, shown), "path": None}, "image_id": f"{split}-{image}.png",
         "question": f"Is it bright on the left, {number}?", "choices": [],
-        "answers": [("no", "yes")[int(image) % 2], "maybe"], "category": None,
+        "answers": [("no", "yes")[shown % 2], "maybe"], "category": None,
     }  # fmt: skip
+
+
+def shot(image, shown):
+    """The picture of a number, or a copy of it in another file."""
+    data, out = picture(shown), io.BytesIO()
+    opened = Image.open(io.BytesIO(data))
+    if image.endswith("grey"):
+        opened.convert("L").save(out, "PNG")
+    elif image.endswith("jpeg"):
+        opened.save(out, "JPEG", quality=90)
+    return out.getvalue() or data
 
 
 def benchmark(folder, *keys):
@@ -42,6 +56,9 @@ def benchmark(folder, *keys):
 CLEAN = ("train/0/1", "train/1/1", "train/2/2", "train/3/3", "val/0/4", "test/0/5", "test/1/6")
 LEAKING = (*CLEAN, "train/4/5", "train/5/5", "train/6/7", "test/2/5")
 """Two rows of train show the image of two rows of test: one of two test images, two of seven train rows."""
+SHARED = {"images": 1, "near_images": 0, "test_images": 2, "rows": 2, "near_rows": 0, "train_rows": 7}
+COPIED = (*LEAKING, "train/7/6jpeg", "train/8/6grey")
+"""And two more rows of train show copies, in other files, of the other test image."""
 
 
 @pytest.fixture
@@ -92,6 +109,29 @@ def test_a_split_that_shows_test_images_is_refused_with_the_counts_and_the_ways_
     assert not (tmp_path / "conversations").exists()
 
 
+def test_copies_in_other_files_are_told_apart_from_the_very_files(tmp_path):
+    copied = benchmark(tmp_path / "questions" / "vqa-rad", *COPIED)
+    with pytest.raises(DataError) as error:
+        train_split(copied, tmp_path, "refuse", quiet)
+    assert "1 of 2 images of its test split are in its train split too, and 1 more as copies in other files" in str(
+        error.value
+    )
+    assert "under 4 of 9 questions" in str(error.value)
+
+
+def test_rows_that_show_copies_are_dropped_under_a_reason_of_their_own(tmp_path):
+    copied = benchmark(tmp_path / "questions" / "vqa-rad", *COPIED)
+    split = train_split(copied, tmp_path, "drop", quiet)
+    assert {(row["id"], row["reason"]) for row in open_dataset(split.conversations, CONVERSATIONS).rejects()} == {
+        ("train4", "image_in_test"),
+        ("train5", "image_in_test"),
+        ("train7", "image_near_test"),
+        ("train8", "image_near_test"),
+    }
+    assert split.record["overlap"] == SHARED | {"near_images": 1, "near_rows": 2, "train_rows": 9}
+    assert split.record["dropped"] == 4
+
+
 def test_dropped_rows_are_counted_and_named(leaking, tmp_path):
     split = train_split(leaking, tmp_path, "drop", quiet)
     dataset = open_dataset(split.conversations, CONVERSATIONS)
@@ -115,7 +155,7 @@ def test_dropped_rows_are_counted_and_named(leaking, tmp_path):
 def test_kept_rows_are_learnt_and_counted(leaking, tmp_path):
     split = train_split(leaking, tmp_path, "keep", quiet)
     assert {"train4", "train5"} <= set(rows(split.conversations))
-    assert split.record["overlap"] == {"images": 1, "test_images": 2, "rows": 2, "train_rows": 7}
+    assert split.record["overlap"] == SHARED
     assert split.record["dropped"] == 0
 
 
@@ -157,7 +197,7 @@ def test_the_run_says_what_was_shared_and_how_much_was_dropped(leaking, tmp_path
     run = json.loads((out / "run.json").read_text())
     assert run["learnt"] == {
         "benchmark": "vqa-rad", "leaks": "drop", "dropped": 2,
-        "overlap": {"images": 1, "test_images": 2, "rows": 2, "train_rows": 7},
+        "overlap": SHARED,
     }  # fmt: skip
     assert run["conversations"] == {"train": 5, "val": 1} and told["steps"] == 2 and told["dropped"] == 2
     assert run["held_out_loss"] > 0

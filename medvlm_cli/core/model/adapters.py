@@ -10,7 +10,6 @@ Source: Hu et al. 2021, arXiv:2106.09685; in 4 bits Dettmers et al. 2023, arXiv:
 """
 
 import importlib.util
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -55,9 +54,7 @@ class Adapter:
             save_file(self.weights, folder / "adapter_model.safetensors", metadata={"format": "pt"})
             for path in folder.iterdir():
                 path.chmod((folder / "adapter_config.json").stat().st_mode)
-                with path.open("rb") as file:
-                    os.fsync(file.fileno())
-            commit.sync_folder(folder)
+            commit.settle_folder(folder)
 
 
 def check_adapter(kind: str) -> None:

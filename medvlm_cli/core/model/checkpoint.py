@@ -8,9 +8,7 @@ file and never runs the one it finds in a folder.
 
 import inspect
 import json
-import os
 import re
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -67,20 +65,19 @@ def save(
     making, old = folder.with_name(f".{folder.name}.tmp"), folder.with_name(f".{folder.name}.old")
     commit.make_folder(folder.parent)
     with commit.refusals(folder.parent):
-        shutil.rmtree(making, ignore_errors=True)
+        commit.remove_tree(making)
         try:
             _write(model, processor, making, run)
         except BaseException:
-            shutil.rmtree(making, ignore_errors=True)  # 17 GB for an 8B model
+            commit.remove_tree(making)  # 17 GB for an 8B model
             raise
         if proven:
             _prove(model, processor, making, folder.with_name(f"{folder.name}.refused"))
-        shutil.rmtree(old, ignore_errors=True)
+        commit.remove_tree(old)
         if folder.exists():
-            folder.replace(old)  # a folder cannot be renamed onto one that holds something
-        making.replace(folder)
-        commit.sync_folder(folder.parent)
-        shutil.rmtree(old, ignore_errors=True)
+            commit.rename(folder, old)  # a folder cannot be renamed onto one that holds something
+        commit.rename(making, folder)
+        commit.remove_tree(old)
 
 
 def _prove(model: MedVLMForConditionalGeneration, processor: LlavaProcessor, making: Path, refused: Path) -> None:
@@ -88,11 +85,11 @@ def _prove(model: MedVLMForConditionalGeneration, processor: LlavaProcessor, mak
     try:
         verify_loads(making, model, processor)
     except MedVLMError as error:
-        shutil.rmtree(refused, ignore_errors=True)
-        making.replace(refused)
+        commit.remove_tree(refused)
+        commit.rename(making, refused)
         raise type(error)(error.what, f"{error.fix}; what was written lies in {refused}") from error
     except BaseException:
-        shutil.rmtree(making, ignore_errors=True)
+        commit.remove_tree(making)
         raise
 
 
@@ -112,10 +109,7 @@ def _write(
         weights[path.name] = {"sha256": commit.sha256_of(path), "bytes": path.stat().st_size}
     (folder / "README.md").write_text(card(model.config, run), encoding="utf-8")
     (folder / RUN).write_text(json.dumps({**run, "weights": weights}, indent=2) + "\n", encoding="utf-8")
-    for path in folder.iterdir():
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
-    commit.sync_folder(folder)
+    commit.settle_folder(folder)
 
 
 def code() -> str:

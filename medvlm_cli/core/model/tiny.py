@@ -11,7 +11,6 @@ Legend: B pieces, U different captions in a batch, C width of the tower.
 import json
 import math
 import re
-import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 from torch import nn
 from transformers import CLIPVisionConfig, CLIPVisionModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from medvlm_cli.core import commit
 from medvlm_cli.core.images import MEAN, STD
 from medvlm_cli.core.model.threads import one_thread_if_small
 from medvlm_cli.core.phantom import tower_pairs, tower_texts
@@ -93,7 +93,7 @@ def make_tiny(folder: Path, seed: int, tell: Tell, recipe: TinyRecipe | None = N
         return folder
     recipe = recipe or TinyRecipe()
     one_thread_if_small(0)
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    commit.make_folder(folder.parent)
     work = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
         with torch.random.fork_rng(devices=[]):
@@ -102,10 +102,11 @@ def make_tiny(folder: Path, seed: int, tell: Tell, recipe: TinyRecipe | None = N
             _save_llm(work / "llm", seed, recipe, tell)
         (work / "recipe.json").write_text(json.dumps({"seed": seed, **vars(recipe)}, indent=1), encoding="utf-8")
         work.chmod(0o755)  # mkdtemp's folder is its owner's alone
+        commit.settle_folder(work)
         if not folder.exists():
-            work.rename(folder)
+            commit.rename(work, folder)
     finally:
-        shutil.rmtree(work, ignore_errors=True)
+        commit.remove_tree(work)
     return folder
 
 

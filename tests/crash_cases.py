@@ -1,0 +1,257 @@
+"""``python -m tests.crash_cases CASE MODE FOLDER [MUTATION]``: a run that is cut off at its first operation, begun
+anew, cut off at its second, and so on until one ends clean; then what is damaged, as JSON.
+
+Every attempt is forked from this process, which has done the whole run once and has all libraries loaded.
+"""
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import shutil
+import signal
+import sys
+import traceback
+from concurrent.futures import Future
+from pathlib import Path
+
+from medvlm_cli import app
+from medvlm_cli.core import commit, failpoint
+from medvlm_cli.core.arrow import open_dataset
+from medvlm_cli.core.schemas import CONVERSATIONS, FIGURES
+from tests.power_cut import PowerCut
+
+SMALL = ("-c", "tiny", "-q")
+
+
+class Alone:
+    """Does in this process what the workers of ``core.crew`` do in theirs, which take longer to start than a run."""
+
+    def __init__(self, workers):
+        pass
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *raised):
+        pass
+
+    def futures(self, function, keys):
+        for key in keys:
+            future = Future()
+            future.set_result(function(key))
+            yield key, future
+
+
+def medvlm(*argv):
+    """The command in this process, silent."""
+    sys.argv = ["medvlm", *map(str, argv)]
+    with contextlib.redirect_stdout(io.StringIO()):
+        try:
+            app.main()
+        except SystemExit as end:
+            assert not end.code, f"{argv} ended with {end.code}"
+
+
+def rows_of(folder, schema):
+    """A digest of all rows in order of their ids; raises where the dataset is not whole."""
+    dataset = open_dataset(folder, schema)
+    rows = sorted(map(repr, dataset.rows()))
+    assert len(dataset) == len(rows)
+    return hashlib.sha256("\n".join(rows).encode()).hexdigest()
+
+
+class Fetch:
+    def prepare(self, folder):
+        from medvlm_cli.stages import fetch
+
+        fetch.Crew = Alone
+
+    def run(self, folder):
+        medvlm("fetch", "phantom", "-o", folder / "figures", "--set", "n=2", *SMALL)
+
+    def found(self, folder):
+        return rows_of(folder / "figures", FIGURES)
+
+    def partly(self, folder):
+        """What may be there at any moment: a dataset that says it is whole is."""
+        if (folder / "figures" / "manifest.json").exists():
+            assert self.found(folder)
+
+
+class Synthesize(Fetch):
+    def prepare(self, folder):
+        super().prepare(folder)
+        medvlm("fetch", "phantom", "-o", folder / "figures" / "phantom", "--set", "n=2", *SMALL)
+
+    def run(self, folder):
+        medvlm("synthesize", "-w", folder, *SMALL)
+
+    def found(self, folder):
+        return [rows_of(folder / "conversations" / name, CONVERSATIONS) for name in ("captions", "instruct")]
+
+    def partly(self, folder):
+        for name in ("captions", "instruct"):
+            if (folder / "conversations" / name / "manifest.json").exists():
+                assert rows_of(folder / "conversations" / name, CONVERSATIONS)
+
+
+class Checkpoint:
+    """The checkpoints and the log of a training, without the training."""
+
+    STEPS = 4
+
+    def prepare(self, folder):
+        from medvlm_cli.core.record import write_run
+
+        write_run(folder, {"fingerprint": "this"})
+
+    def run(self, folder):
+        from medvlm_cli.core.resume import Checkpoints, StepLog
+
+        checkpoints, log = Checkpoints(folder), StepLog(folder / "steps.jsonl")
+        whole = [path for path, fault in checkpoints.newest() if not fault]
+        done = int(whole[0].name.removeprefix("step-")) if whole else 0
+        promised = folder / "promised"
+        assert done >= (int(promised.read_text()) if promised.exists() else 0), "a finished checkpoint is lost"
+        log.start(done)
+        for step in range(done + 1, self.STEPS + 1):
+            log.append({"step": step, "loss": 1 / step})
+            log.sync()
+            checkpoints.begin(step)
+            for name in ("trainable.safetensors", "optimizer.pt"):
+                (checkpoints.part(step) / name).write_bytes(f"{name} {step}".encode() * 50)
+            checkpoints.commit(step)
+            promised.write_text(str(step))  # not through ``commit``: the test's own note, which no cut takes back
+
+    def found(self, folder):
+        from medvlm_cli.core.resume import KEEP, Checkpoints, StepLog
+
+        rows = [row["step"] for row in StepLog(folder / "steps.jsonl").rows()]
+        return [rows, [(path.name, fault) for path, fault in Checkpoints(folder).newest()][:KEEP]]
+
+    def partly(self, folder):
+        from medvlm_cli.core.resume import Checkpoints
+
+        for path, fault in Checkpoints(folder).newest():
+            assert not fault, f"{path.name} has its name and is not whole: {fault}"
+        if (folder / "latest").exists():
+            assert (folder / (folder / "latest").read_text().strip()).is_dir()
+
+
+CASES = {"fetch": Fetch, "synthesize": Synthesize, "checkpoint": Checkpoint}
+
+
+def no_sync(file, path):
+    """A mutation: nothing is ever made durable."""
+
+
+def straight(old, new):
+    """A mutation: the name comes without fsync of its folder, and the folder is told so much later."""
+    failpoint.reached("rename", old, new)
+    old.replace(new)
+
+
+def own_name(self, path):
+    """A mutation: the file is written under its final name."""
+    self.path, self.tmp, self.bytes, self._sha256 = path, path, 0, hashlib.sha256()
+    failpoint.reached("open", path)
+    self._file = path.open("wb", buffering=0)
+
+
+MUTATIONS = {
+    "no fsync": (commit, "_sync", no_sync),
+    "no fsync of the folder": (commit, "rename", straight),
+    "no temporary name": (commit.DurableFile, "__init__", own_name),
+}
+
+
+def child(task):
+    """Run a task in a forked process; whether it ended clean, was cut off, or what it raised."""
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if not pid:
+        os.close(reading)
+        code = 0
+        try:
+            task()
+        except SystemExit as end:
+            code = end.code or 0
+        except BaseException:
+            code = 1
+            os.write(writing, traceback.format_exc()[-4000:].encode())
+        os._exit(code)
+    os.close(writing)
+    with os.fdopen(reading, "rb") as pipe:
+        said = pipe.read().decode()
+    status = os.waitpid(pid, 0)[1]
+    if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL:
+        return "cut", ""
+    return ("clean" if status == 0 else "failed"), said
+
+
+def cut_off(case, folder, at, mode):
+    """One attempt, in a forked process that dies at its ``at``-th operation."""
+
+    def task():
+        failpoint.reached = PowerCut(at, mode)
+        case.run(folder)
+
+    return child(task)
+
+
+def walk(case, mode, root, impatient):
+    """Cut off one run after the other; returns the number of points, and what was damaged at which.
+
+    With ``impatient``, the first damage ends it.
+    """
+    golden = root / "golden"
+    golden.mkdir()
+    case.prepare(golden)
+    start = root / "start"
+    shutil.copytree(golden, start)
+    case.run(golden)
+    wanted, damaged, at = case.found(golden), [], 1
+    while True:
+        folder = root / "run"
+        shutil.copytree(start, folder)
+        how, said = cut_off(case, folder, at, mode)
+        if how == "clean":
+            return {"points": at - 1, "damaged": damaged}
+        if how == "failed":
+            damaged.append([at, "the run itself", said])
+        else:
+            damaged += [[at, *told] for told in after(case, folder, wanted)]
+        shutil.rmtree(folder)
+        if damaged and impatient:
+            return {"points": at, "damaged": damaged}
+        at += 1
+
+
+def after(case, folder, wanted):
+    """What is wrong with what a cut left, with the run that goes on from it, and with its result."""
+
+    def equal():
+        found = case.found(folder)
+        assert found == wanted, f"{found} is not {wanted}"
+
+    for name, task in (
+        ("at the cut", lambda: case.partly(folder)), ("afterwards", lambda: case.run(folder)), ("in the end", equal)
+    ):  # fmt: skip
+        how, said = child(task)
+        if how != "clean":
+            yield name, said
+
+
+def main():
+    os.fsync = lambda file: None  # what it makes durable is ``PowerCut``'s to say, and the disk's to take time for
+    case, mode, root = CASES[sys.argv[1]](), sys.argv[2], Path(sys.argv[3])
+    if sys.argv[4:]:
+        holder, name, changed = MUTATIONS[sys.argv[4]]
+        setattr(holder, name, changed)
+    print(json.dumps(walk(case, mode, root, impatient=len(sys.argv) > 4)))
+
+
+if __name__ == "__main__":
+    main()
