@@ -11,10 +11,11 @@ from typing import Annotated, Any
 import typer
 
 from medvlm_cli import render
+from medvlm_cli.core import offline
 from medvlm_cli.core.config import TrainConfig, as_dict
 from medvlm_cli.core.errors import INCOMPLETE, ConfigError
 from medvlm_cli.core.presets import Config, load
-from medvlm_cli.core.ranks import leads, read_hostfile
+from medvlm_cli.core.ranks import found, leads, read_hostfile
 from medvlm_cli.core.workspace import Workspace
 
 OPTIONS: dict[str, tuple[Any, Any]] = {
@@ -39,6 +40,11 @@ OPTIONS: dict[str, tuple[Any, Any]] = {
     "json": (Annotated[bool, typer.Option("--json", help="Print the result as JSON.")], False),
     "quiet": (Annotated[bool, typer.Option("-q", "--quiet", help="No progress, no hints.")], False),
     "verbose": (Annotated[int, typer.Option("-v", "--verbose", count=True, help="Say more; twice for debug.")], 0),
+    "log_file": (
+        Annotated[Path | None, typer.Option("--log-file", metavar="FILE", help="Append all that is said, and debug.")],
+        None,
+    ),
+    "offline": (Annotated[bool, typer.Option("--offline", help="Ask nothing outside of this machine.")], False),
     "dry_run": (Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")], False),
 }
 
@@ -75,8 +81,12 @@ def devices(config: TrainConfig, gpus: int) -> int:
 
     Raises:
         ConfigError: the host file cannot be read.
+        OfflineError: other machines would train too, and nothing but this one may be asked.
     """
-    return sum(read_hostfile(Path(config.hostfile)).values()) if config.hostfile else gpus
+    hosts = read_hostfile(Path(config.hostfile)) if config.hostfile else {}
+    rank = found()
+    offline.refuse(*hosts, *([rank.address] if rank else []))
+    return sum(hosts.values()) or gpus
 
 
 @dataclass(frozen=True)
@@ -166,7 +176,9 @@ def shared_options(verb: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(verb)
     def call(**given: Any) -> Any:
         options = {name: given.pop(name) for name in OPTIONS}
-        render.set_up(json=options["json"], verbose=options.pop("verbose"))
+        render.set_up(json=options["json"], verbose=options.pop("verbose"), log_file=options.pop("log_file"))
+        if options.pop("offline") or offline.is_offline():
+            offline.go_offline()
         options["workspace"] = Workspace.find(options["workspace"])
         options["settings"] = tuple(options["settings"] or ())
         return verb(**given, shared=Shared(**options))

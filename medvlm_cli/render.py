@@ -22,7 +22,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from medvlm_cli.core.clean import clean
+from medvlm_cli.core.clean import clean, clean_json
 from medvlm_cli.core.errors import ConfigError
 from medvlm_cli.core.record import redact
 from medvlm_cli.core.tell import Tell
@@ -38,7 +38,7 @@ LOSS_STYLES = {"target": "bold green", "ignored": "dim", "image": "cyan"}
 _speak: dict[str, Any] = {"json": False}
 
 
-NOISY = ("httpx", "httpx2", "httpcore", "urllib3", "PIL", "markdown_it", "asyncio")
+NOISY = ("anthropic", "httpx", "httpx2", "httpcore", "urllib3", "PIL", "markdown_it", "asyncio")
 """Libraries that stay at warnings."""
 SECRETS = ("_KEY", "_TOKEN", "_SECRET", "_PASSWORD")
 """How the names of variables end whose values nobody is shown."""
@@ -113,16 +113,18 @@ def harmless(text: str) -> str:
 
 def hint(text: str) -> None:
     """One line for the person, on stderr."""
+    text = harmless(text)
     said.info("%s", text)
-    print(clean(text), file=sys.stderr)
+    print(text, file=sys.stderr)
 
 
 def error(what: str, fix: str, exit_code: int) -> None:
     """An error in two plain lines on stderr; with ``--json`` as an object on stdout besides."""
+    what, fix = harmless(what), harmless(fix)
     said.error("exit %d: %s; fix: %s", exit_code, what, fix)
-    print(f"error: {clean(what)}", file=sys.stderr)
+    print(f"error: {what}", file=sys.stderr)
     if fix:
-        print(f"  fix: {clean(fix)}", file=sys.stderr)
+        print(f"  fix: {fix}", file=sys.stderr)
     if _speak["json"]:
         print(json.dumps({"error": {"exit": exit_code, "message": what, "hint": fix}}))
 
@@ -233,7 +235,7 @@ def result(summary: dict[str, Any], *, as_json: bool) -> None:
     each off it.
     """
     if as_json:
-        print(json.dumps(summary, ensure_ascii=False, default=str))
+        print(clean_json(json.dumps(summary, ensure_ascii=False, default=str)))
         return
     _print(_Results(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else WIDTH), summary)
 
@@ -329,5 +331,7 @@ def _number(value: Any) -> str:
     if value is None:
         return "-"
     if isinstance(value, float):
-        return f"{value:,.1f}" if abs(value) >= 10 else f"{value:.4g}"
+        if abs(value) >= 1000:
+            return f"{value:,.1f}"
+        return f"{value:.2f}" if abs(value) >= 10 else f"{value:.4g}"
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)

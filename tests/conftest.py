@@ -97,13 +97,11 @@ def save_tiny_llm(folder, tokenizer, kind="llama"):
     tokenizer.save_pretrained(folder)
 
 
-@pytest.fixture(scope="session")
-def tiny_tower(tmp_path_factory):
-    """Folder of a random CLIP vision model: 32 pixels, patches of 8, width 64, 3 layers."""
+def save_tiny_tower(folder):
+    """A random CLIP vision model: 32 pixels, patches of 8, width 64, 3 layers."""
     import torch
     from transformers import CLIPVisionConfig, CLIPVisionModel
 
-    folder = tmp_path_factory.mktemp("tower")
     torch.manual_seed(0)
     config = CLIPVisionConfig(
         hidden_size=64, intermediate_size=256, num_hidden_layers=3, num_attention_heads=2, image_size=32, patch_size=8
@@ -113,6 +111,13 @@ def tiny_tower(tmp_path_factory):
         model.embeddings.position_embedding.weight.normal_(0, 0.5)
         model.embeddings.patch_embedding.weight.normal_(0, 0.1)
     model.save_pretrained(folder)
+
+
+@pytest.fixture(scope="session")
+def tiny_tower(tmp_path_factory):
+    """Folder of the tower of ``save_tiny_tower``."""
+    folder = tmp_path_factory.mktemp("tower")
+    save_tiny_tower(folder)
     return str(folder)
 
 

@@ -107,7 +107,7 @@ def talk(tiny_checkpoint, tmp_path_factory):
     shown.until(ANSWERING)
     shown.child.sendintr()
     shown.until(READY, step="stopped")
-    say("after it", "Go on.\r")
+    say("after it", "Is image.png sharp?\r")
     say("images", "/images\r")
     say("second image", "/image second one.png\r")
     say("two images", "Compare them.\r")
@@ -158,7 +158,7 @@ def test_it_starts_with_the_notice_the_image_and_a_hint(talk):
     assert start.count("research use only, not a medical device") == 1
     assert "Added image.png 90 x 60 RGB -> 96 x 96" in start
     assert "\u2580" in start
-    assert "/help lists the commands" in start
+    assert "/help lists commands" in start
 
 
 def test_the_notice_is_shown_once(talk):
@@ -167,7 +167,7 @@ def test_the_notice_is_shown_once(talk):
 
 @pytest.mark.parametrize("step", ["first", "follow-up", "after it", "two images", "retry", "edited", "after load"])
 def test_an_answer_is_shown_with_its_time(talk, step):
-    assert re.search(r"\d+ tokens?, the first after \d+\.\d\d s", talk.steps[step])
+    assert re.search(r"\d+ tokens?, the first after (\d+ ms|\d+\.\d s)", talk.steps[step])
 
 
 def test_ctrl_c_stops_an_answer_and_keeps_the_conversation(talk):
@@ -175,6 +175,10 @@ def test_ctrl_c_stops_an_answer_and_keeps_the_conversation(talk):
     kept = (talk.folder / "kept" / "conversation.md").read_text()
     assert "Tell me all of it." in kept
     assert "What is shown?" in kept
+
+
+def test_an_image_of_the_command_line_is_not_offered_again_where_a_question_names_it(talk):
+    assert "Y/n" not in talk.steps["after it"]
 
 
 def test_images_are_listed_added_and_dropped(talk):
@@ -211,7 +215,7 @@ def test_settings_are_shown_changed_and_checked(talk):
     assert "max_new_tokens 5" in talk.steps["set"]
     assert "did you mean 'temperature'?" in talk.steps["bad setting"]
     assert "max_new_tokens 5" in talk.steps["settings"]
-    assert "context left" in talk.steps["stats"]
+    assert "room left" in talk.steps["stats"]
 
 
 def test_a_conversation_is_saved_once_and_taken_up_again(talk):
@@ -324,6 +328,8 @@ def test_a_resumed_conversation_knows_what_was_said(piped):
         (["image.png", "-p", "What?"], 4, "make demo"),
         (["-p", "What?", "--checkpoint", ".", "--save", "."], 7, "error: . is there already"),
         (["image.png", "-p", "What?", "--checkpoint", "gone"], 4, "error: gone: there is no checkpoint"),
+        (["image.png", "-p", "What?", "--checkpoint", "./gone"], 4, "error: ./gone: there is no checkpoint"),
+        (["image.png", "-p", "What?", "--checkpoint", "."], 4, "error: .: not a finished checkpoint"),
     ],
 )
 def test_what_is_wrong_is_said_in_a_line_before_anything_is_answered(argv, code, said, tmp_path):
@@ -393,6 +399,21 @@ def test_an_answer_by_p_is_stopped_by_ctrl_c_with_130(tiny_checkpoint, tmp_path)
     shown.child.sendintr()
     shown.until("stopped")
     assert shown.end() == 130
+
+
+def test_ctrl_c_while_a_question_waits_for_the_model_keeps_the_conversation(tiny_checkpoint, tmp_path):
+    shown = Terminal(tmp_path, "--checkpoint", str(tiny_checkpoint), "--set", "max_new_tokens=4")
+    shown.until(READY)
+    shown.child.send("What?\r")
+    shown.until("the model is loading")
+    assert not shown.child.getecho()  # what is typed now is shown by the next line, and by it alone
+    shown.child.sendintr()
+    shown.until("Ctrl-C again")
+    shown.until(READY)
+    shown.type("asked again", "Well?\r")
+    assert "the first after" in shown.steps["asked again"]
+    shown.child.send("\x04")
+    assert shown.end() == 0
 
 
 def test_leaving_while_the_model_loads_ends_at_once(tiny_checkpoint, tmp_path):

@@ -10,8 +10,8 @@ import pytest
 
 from tests.power_cut import MODES
 
-CASES = ("fetch", "synthesize", "checkpoint")
-FAST = [("fetch", "torn"), ("synthesize", "lost"), ("checkpoint", "torn"), ("checkpoint", "lost")]
+CASES = ("fetch", "synthesize", "eval", "checkpoint")
+FAST = [("fetch", "torn"), ("synthesize", "lost"), ("eval", "torn"), ("checkpoint", "torn"), ("checkpoint", "lost")]
 SLOW = [pair for pair in itertools.product(CASES, MODES) if pair not in FAST]
 
 

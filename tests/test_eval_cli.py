@@ -10,6 +10,7 @@ from tests.inside import medvlm
 from tests.stages.eval_cases import answers, question, write
 from tests.training_cases import write_figures
 
+FILES = ("--predictions", "a.jsonl", "--references", "a.json")
 QUICK = ("--set", "draws=50", "--set", "max_new_tokens=4", "-q")
 
 
@@ -97,6 +98,10 @@ def test_the_table_of_the_published_script_is_printed_bare(workspace):
         (("--bench", "slake", "--shard", "0/2", "--gpus", "2"), "--shard is one part, --gpus makes all of them"),
         (("compare", "a"), "eval compare a: not `eval compare A B`"),
         (("a", "b", "c"), "eval a b c: not `eval compare A B`"),
+        (("compare", "a", "b", "--protocol", "strict"), "--protocol does not go with eval compare"),
+        ((*FILES, "--bench", "slake", "--gpus", "2"), "--bench, --gpus do not go with --predictions"),
+        ((*FILES, "--as-printed", "--protocol", "strict"), "--as-printed is the table of llama3med, not of strict"),
+        ((*FILES, "--as-printed", "-o", "x"), "-o does not go with --as-printed"),
     ],
 )
 def test_options_that_do_not_go_together_are_a_usage_error(tmp_path, words, message):

@@ -6,6 +6,7 @@ else closed where the answer is yes or no, or choices are named), ``choices`` (s
 """
 
 import functools
+import os
 from pathlib import Path
 from typing import Any
 
@@ -50,8 +51,8 @@ def _question(
     root = Path(config.images)
     name = word(values.get("id")) or where
     given = {column: word(values.get(column)) for column in ("image", "question", "answer", "category", "split")}
-    choices = values.get("choices") or []
-    choices = choices.split("|") if isinstance(choices, str) else choices
+    choices = values.get("choices")
+    choices = choices if isinstance(choices, list) else word(choices).split("|")
     choices = [word(choice) for choice in choices if word(choice)]
     closed = bool(choices) or given["answer"].lower() in ("yes", "no")
     kind = word(values.get("kind")).lower() or KINDS[closed]
@@ -66,7 +67,8 @@ def _question(
         data = read_inside(root, root / given["image"])
         decode_bounded(data, given["image"], config.decode_seconds)
     except DataError as error:
-        reason = "corrupt_image" if (root / given["image"]).exists() else "missing_image"
+        is_there = os.path.exists(root / given["image"])  # noqa: PTH110 - Path.exists raises for too long a name
+        reason = "corrupt_image" if is_there else "missing_image"
         return Reject(name, reason, f"{where}: {error.what}", given["question"])
     return {
         "question_id": name,

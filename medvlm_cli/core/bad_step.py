@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from medvlm_cli.core.commit import make_folder, refusals, write_text
+from medvlm_cli.core.commit import make_folder, write_text
+from medvlm_cli.core.resume import written
 from medvlm_cli.core.samples import Samples
 
 KEPT = ("input_ids", "labels", "attention_mask", "position_ids")
@@ -83,6 +84,6 @@ def keep(
         for number, batch in enumerate(batches)
     ]
     content = {name: str(value) for name, value in figures.items()} | {"rank": rank, "micro_batches": told}
-    with refusals(folder):
+    with written(folder):
         save_file(tensors, folder / f"rank-{rank}.safetensors")
         write_text(folder / f"rank-{rank}.json", json.dumps(content, indent=1))

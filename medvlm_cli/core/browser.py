@@ -6,10 +6,11 @@ policy lets run, by its hash.
 """
 
 import base64
+import functools
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from markupsafe import Markup
 from medvlm_cli.core import commit
 from medvlm_cli.core.headline import header, protocols
 from medvlm_cli.core.page import WORD, cut, filters, rendered, spread, thumbnail, word
+from medvlm_cli.core.scoring import llama3med, strict
+from medvlm_cli.core.scoring.items import Item
 
 MOST_BYTES = 30_000_000
 """Most bytes of a page."""
@@ -68,6 +71,45 @@ class Entry:
     """Questions with the same one stand together, under one copy of the image."""
     finish: str = ""
     """``stop``, or ``length`` where the answer was cut."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shown:
+    """What a page shows of a run's questions beside what they are scored by."""
+
+    benchmark: str = ""
+    prompts: Mapping[str, str] = field(default_factory=dict)
+    """By question id, where they are known."""
+    image: Callable[[str], bytes] | None = None
+    """Reads the image of a question; None where nobody has it."""
+    candidates: Sequence[str] | None = None
+    """What open accuracy chose from."""
+
+
+def entries_of(items: Sequence[Item], answers: Mapping[str, str], shown: Shown) -> Iterator[Entry]:
+    """Every question with the answer of one run, scored by both protocols, in the order of ``items``.
+
+    Raises:
+        DataError: as ``llama3med.published``.
+    """
+    published = llama3med.published(items, answers, shown.candidates).rows
+    honest = strict.strict(items, answers).rows
+    for item in items:
+        yield Entry(
+            question_id=item.question_id,
+            image=shown.image and functools.partial(shown.image, item.question_id),
+            question=item.question,
+            golds=item.golds,
+            choices=item.choices,
+            kind=item.kind,
+            category=item.category,
+            answer=answers[item.question_id],
+            prompt=shown.prompts.get(item.question_id, ""),
+            published=published.get(item.question_id, {}),
+            strict=honest[item.question_id],
+            benchmark=shown.benchmark,
+            image_id=item.image_id,
+        )
 
 
 def write_answers_page(path: Path, entries: Iterable[Entry], facts: Mapping[str, Any]) -> None:

@@ -30,3 +30,19 @@ def clean(text: str) -> str:
     cleaned piece by piece, and a control sequence cut between two pieces is as harmless as a whole one.
     """
     return text.translate(_VISIBLE)
+
+
+def clean_json(text: str) -> str:
+    r"""JSON as ``clean`` makes any text, but with JSON's own escapes, so that it still says the same.
+
+    Args:
+        text: what ``json.dumps`` gave; without ``ensure_ascii`` it leaves DEL, C1 and lone surrogates as they are.
+    """
+    if clean(text) == text:
+        return text
+    return "".join(one if clean(one) == one else _escaped(one) for one in text)
+
+
+def _escaped(character: str) -> str:
+    units = character.encode("utf-16-be", "surrogatepass").hex()
+    return "".join(f"\\u{units[at : at + 4]}" for at in range(0, len(units), 4))

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from medvlm_cli.core import offline
 from medvlm_cli.core.errors import ConfigError, MedVLMError, ResourceError
 from medvlm_cli.core.tell import Tell
 
@@ -17,8 +18,11 @@ def connected() -> Iterator[int]:
 
     Raises:
         ConfigError: Ray is not installed, or the cluster is not there.
+        OfflineError: nothing but this machine may be asked; Ray has its processes talk by its outer address.
     """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing leaves this machine that was not asked for
+    offline.silence()  # tasks may start in processes that no command line started
+    if offline.is_offline():
+        raise offline.OfflineError("a cluster of Ray")
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
     try:
         import ray

@@ -21,7 +21,7 @@ _BEHAVIOUR = {
     "balanced_accuracy": "balanced accuracy",
     "unparsed": "unparsed",
     "said_yes": "said yes",
-    "words": "words",
+    "words": "words an open answer",
 }
 """Metrics of the strict protocol that say how a model answers rather than how well."""
 _UNITS = "Per cent, with 95 % interval and number of questions"
@@ -144,7 +144,7 @@ def _scores(document: Document, sheets: Mapping[str, Any], ids: Mapping[str, str
     columns = [Cell(_KIND[metric], ids[protocol]) for protocol, metric in _HEADLINE]
     columns += [Cell(title, ids["strict"]) for title in _BEHAVIOUR.values()]
     sources = [f"{word(name)}: {cut(str(text), SENTENCE)}." for name, text in (document.get("baselines") or {}).items()]
-    return Table(_UNITS, [Cell(""), *columns], lines, sources)
+    return Table(f"{_UNITS}; words are counted", [Cell(""), *columns], lines, sources)
 
 
 def _categories(sheets: Mapping[str, Any], ids: Mapping[str, str]) -> Table:
@@ -215,7 +215,8 @@ def _interval(document: Document) -> str:
     interval = document.get("interval") or {}
     if not {"method", "draws", "seed"} <= interval.keys():
         return ""
-    return f"Intervals: {word(interval['method'])}, {interval['draws']:,} draws, seed {word(interval['seed'])}."
+    how = f"Intervals: {word(interval['method'])}, {interval['draws']:,} draws, seed {word(interval['seed'])}."
+    return f"{how}  One without width, as 0 to 0, says that all these questions went alike, not that others would."
 
 
 def _cell(metric: Mapping[str, Any] | None, scale: float = 100) -> Cell:

@@ -253,6 +253,8 @@ def _elsewhere(questions: Dataset, split: str) -> dict[str, list[str]]:
 
 def _lines(split: str, sources: Sequence[Mapping[str, Any]], skipped: Mapping[str, str]) -> Iterator[str]:
     """Sentences for people: what is shared, then with whom nothing is, then what could not be compared."""
+    if not sources and not skipped:
+        yield f"nothing to compare {split} with: the questions have no other split, and no training data is known"
     yield from (source["line"] for source in sources if source["line"])
     apart: dict[str, list[str]] = {}
     for source in sources:

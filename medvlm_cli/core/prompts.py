@@ -320,7 +320,9 @@ def _tokens(processor: LlavaProcessor, text: str, starts: Sequence[int]) -> tupl
     ids: list[int] = []
     stops: list[int] = []
     for begin, end in itertools.pairwise(cuts):
-        piece = processor.tokenizer(text[begin:end], add_special_tokens=False, return_offsets_mapping=True)
+        piece = processor.tokenizer(  # what is too long, the caller says; not a warning between the lines of a screen
+            text[begin:end], add_special_tokens=False, return_offsets_mapping=True, verbose=False
+        )
         ids += piece["input_ids"]
         stops += [begin + stop for _, stop in piece["offset_mapping"]]
     return ids, stops

@@ -12,14 +12,19 @@ A checkpoint without a COMPLETE.json that holds is never read.  Two are kept, so
 """
 
 import contextlib
+import errno
 import io
 import json
+import pickle
+import re
 import shutil
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from medvlm_cli.core.commit import (
@@ -41,8 +46,26 @@ LATEST = "latest"
 WEIGHTS = "trainable.safetensors"
 _KEPT = (WEIGHTS, "scheduler.pt", "trainer_state.json")
 """Files of a checkpoint that do not depend on the number of devices."""
+_REFUSED = re.compile(r"\(os error (\d+)\)|inline_container")
+"""What safetensors and PyTorch's files say where a disk refuses; PyTorch does not say why."""
 KEEP = 2
 """Complete checkpoints that stay; the older of them is there in case the newer one's files are damaged."""
+
+
+@contextmanager
+def written(folder: Path) -> Iterator[None]:
+    """As ``commit.refusals``, for what libraries write, whose errors are no ``OSError``.
+
+    Raises:
+        ResourceError: the disk refuses; other errors pass unchanged.
+    """
+    with refusals(folder):
+        try:
+            yield
+        except (SafetensorError, RuntimeError) as error:
+            if not (said := _REFUSED.search(str(error))):
+                raise
+            raise OSError(int(said[1] or errno.EIO), str(error)) from error
 
 
 class Checkpoints:
@@ -88,7 +111,7 @@ class Checkpoints:
         """Leave of the checkpoint of a step what fits any number of devices, and nothing of all others."""
         whole = self.path(step)
         self.begin(step)
-        with refusals(self.folder):
+        with written(self.folder):
             weights = {name: weight.clone() for name, weight in trained_weights(whole).items()}  # some share memory
             save_file(weights, self.part(step) / WEIGHTS)
             for name in _KEPT[1:]:
@@ -250,3 +273,15 @@ def load_weights(model: torch.nn.Module, folder: Path) -> None:
     assert stored.keys() >= current.keys(), "the fingerprint vouches for the model"
     for name, weight in current.items():
         weight.data.copy_(stored[name])
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """A state of optimiser or schedule; only tensors and plain containers are made of what the file holds.
+
+    Raises:
+        DataError: it holds something else.
+    """
+    try:
+        return torch.load(path, "cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise DataError(f"{path}: not a state that training wrote", f"remove {path.parent}") from error

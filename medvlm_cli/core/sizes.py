@@ -59,7 +59,7 @@ def parts_of_checkpoint(folder: Path) -> Parts:
     """
     try:
         config: Any = MedVLMConfig.from_pretrained(folder, local_files_only=True)
-        processor = LlavaProcessor.from_pretrained(folder, local_files_only=True)
+        processor = LlavaProcessor.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except (OSError, ValueError) as error:
         raise DataError(f"{folder}: there is no checkpoint", "make one with `medvlm pretrain`") from error
     return Parts(vision=config.vision_config, text=config.text_config, processor=processor)
@@ -92,7 +92,7 @@ def sizes_of(parts: Parts) -> Sizes:
     """
     text, vision = parts.text, parts.vision
     with torch.device("meta"):
-        llm: Any = AutoModelForCausalLM.from_config(text)
+        llm: Any = AutoModelForCausalLM.from_config(text, trust_remote_code=False)
         tower = S2ClipVisionModel(vision)
     linear = [module for module in llm.base_model.modules() if isinstance(module, torch.nn.Linear)]
     heads, width = text.num_attention_heads, text.hidden_size
@@ -130,7 +130,7 @@ def tower_flop(config: S2ClipVisionConfig) -> float:
 def _join(config: Any, tower: str, llm: str) -> Parts:
     vision, local = _vision(tower, config), Path(llm).is_dir() or not _reachable(llm)
     try:
-        text = AutoConfig.from_pretrained(llm, local_files_only=local)
+        text = AutoConfig.from_pretrained(llm, trust_remote_code=False, local_files_only=local)
     except (OSError, ValueError) as error:
         if llm not in KNOWN:
             raise ConfigError(

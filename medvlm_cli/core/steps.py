@@ -28,12 +28,11 @@ from safetensors.torch import load_file, save_file
 from torch.utils.data import DataLoader
 
 from medvlm_cli.core.bad_step import TracedSamples, keep
-from medvlm_cli.core.commit import refusals
 from medvlm_cli.core.errors import MedVLMError, ResourceError
 from medvlm_cli.core.flops import Counts, Speed, count
 from medvlm_cli.core.packing import Budget, PackedPasses, PackedSteps
 from medvlm_cli.core.parity import divisor
-from medvlm_cli.core.resume import Checkpoints, StepLog, is_weights_only
+from medvlm_cli.core.resume import Checkpoints, StepLog, is_weights_only, read_state, written
 from medvlm_cli.core.samples import Plan, Samples
 from medvlm_cli.core.stop import Stop
 from medvlm_cli.core.tell import Tell, show
@@ -330,7 +329,7 @@ class StepTrainer(PackedPasses, Trainer):
             self.checkpoints.begin(step)
         self.accelerator.wait_for_everyone()
         part = self.checkpoints.part(step)
-        with refusals(part):
+        with written(part):
             if self.is_deepspeed_enabled:
                 self.model_wrapped.save_checkpoint(str(part), exclude_frozen_parameters=True)
             elif first:
@@ -361,8 +360,8 @@ class StepTrainer(PackedPasses, Trainer):
                 assert stored.keys() == current.keys(), "the fingerprint vouches for the model"
                 for name, weight in current.items():
                     weight.data.copy_(stored[name])
-                self.optimizer.load_state_dict(torch.load(folder / "optimizer.pt", "cpu", weights_only=True))
-            self.lr_scheduler.load_state_dict(torch.load(folder / "scheduler.pt", "cpu", weights_only=True))
+                self.optimizer.load_state_dict(read_state(folder / "optimizer.pt"))
+            self.lr_scheduler.load_state_dict(read_state(folder / "scheduler.pt"))
         return prepared
 
 

@@ -8,7 +8,7 @@ import os
 import signal
 import time
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from medvlm_cli.core.model.threads import one_thread_if_small
 from medvlm_cli.core.model.vlm import build_model, freeze
 from medvlm_cli.core.parity import encoder, published
 from medvlm_cli.core.recipe import RECIPE, recipe
-from medvlm_cli.core.resume import is_weights_only, load_weights
+from medvlm_cli.core.resume import is_weights_only, load_weights, written
 from medvlm_cli.core.samples import KINDS, Figures, Split
 from medvlm_cli.core.schemas import STEPS
 from medvlm_cli.core.steps import Data, Job, StepTrainer, Told, TrainingArguments, plan_of
@@ -67,7 +67,8 @@ def fit(job: Job, tell: Tell) -> dict[str, Any]:
         return _fit(job, tell, tracking)
     finally:
         if tracking:
-            tracking.close()
+            with suppress(Exception):  # what ends a run is to be told, and not that its curves were cut short
+                tracking.close()
 
 
 def _fit(job: Job, tell: Tell, tracking: Tracking | None) -> dict[str, Any]:
@@ -216,7 +217,7 @@ def _export(trainer: StepTrainer, processor: Any, outcome: dict[str, Any]) -> No
         import deepspeed
 
         gathered = deepspeed.zero.GatheredParameters(list(trainer.model.parameters()))
-    with gathered:
+    with gathered, written(Path(job.state)):
         if trainer.steps:
             dtype = torch.bfloat16 if job.config["precision"] == "bf16" else torch.float32
             finished = datetime.now(UTC).isoformat(timespec="seconds")

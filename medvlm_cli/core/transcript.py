@@ -18,7 +18,7 @@ from typing import Any
 from medvlm_cli.core import commit, record
 from medvlm_cli.core.arrow import Harvest, Reject, open_dataset, write_all
 from medvlm_cli.core.clean import clean
-from medvlm_cli.core.errors import BusyError, DataError
+from medvlm_cli.core.errors import BusyError, DataError, ResourceError
 from medvlm_cli.core.images import decode
 from medvlm_cli.core.schemas import CONVERSATIONS, FIGURES
 
@@ -96,25 +96,32 @@ def save_transcript(transcript: Transcript, out: Path) -> Path:
     Raises:
         BusyError: there is something already.
         DataError: an image cannot be decoded.
-        ResourceError: the disk refuses.
+        ResourceError: the disk refuses, or the folder cannot be made.
     """
-    _refuse_existing(out)
-    commit.make_folder(out.parent)
-    with commit.refusals(out.parent):
-        making = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))  # mode 0700
-        try:
-            _write_datasets(transcript, making)
-            commit.make_folder(making / "images")
-            for number, figure in enumerate(transcript.figures, start=1):
-                commit.write_bytes(making / "images" / f"{number}.png", _png(figure))
-            commit.write_text(making / "conversation.md", _markdown(transcript))
-            commit.write_text(making / STATE, json.dumps(_state(transcript), indent=1) + "\n")
-            _refuse_existing(out)
-            commit.rename(making, out)
-        except BaseException:
-            commit.remove_tree(making)
-            raise
+    try:
+        _refuse_existing(out)
+        with commit.refusals(out.parent):
+            commit.make_folder(out.parent)
+            _write(transcript, out)
+    except OSError as error:  # a path through a file, a name that is too long
+        raise ResourceError(f"{out} cannot be written ({error.strerror})", "give another folder") from error
     return out
+
+
+def _write(transcript: Transcript, out: Path) -> None:
+    making = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))  # mode 0700
+    try:
+        _write_datasets(transcript, making)
+        commit.make_folder(making / "images")
+        for number, figure in enumerate(transcript.figures, start=1):
+            commit.write_bytes(making / "images" / f"{number}.png", _png(figure))
+        commit.write_text(making / "conversation.md", _markdown(transcript))
+        commit.write_text(making / STATE, json.dumps(_state(transcript), indent=1) + "\n")
+        _refuse_existing(out)
+        commit.rename(making, out)
+    except BaseException:
+        commit.remove_tree(making)
+        raise
 
 
 def _refuse_existing(out: Path) -> None:
@@ -233,14 +240,17 @@ def read_transcript(place: Path) -> Transcript:
     Raises:
         DataError: there is none, or it is not what was written.
     """
-    folder = place if place.is_dir() else place.parent
-    path = folder / STATE
-    if not path.is_file() or not place.exists():
-        raise DataError(f"{place}: no saved conversation, {STATE} is not there", "give a folder that /save made")
-    if path.stat().st_size > _MOST_BYTES:
-        raise DataError(f"{path}: over {_MOST_BYTES:,} bytes", "give a folder that /save made")
+    path = place / STATE
     try:
+        folder = place if place.is_dir() else place.parent
+        path = folder / STATE
+        if not path.is_file() or not place.exists():
+            raise DataError(f"{place}: no saved conversation, {STATE} is not there", "give a folder that /save made")
+        if path.stat().st_size > _MOST_BYTES:
+            raise DataError(f"{path}: over {_MOST_BYTES:,} bytes", "give a folder that /save made")
         return _transcript(json.loads(path.read_text(encoding="utf-8")), folder, path)
+    except OSError as error:
+        raise DataError(f"{place} cannot be read ({error.strerror})", "give a folder that /save made") from error
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         what = f"{path}: not a conversation that medvlm saved ({type(error).__name__}: {error})"
         raise DataError(what, "give a folder that /save made") from error

@@ -9,6 +9,7 @@ else its VOI LUT; else the range of its pixels without the padding.  MONOCHROME1
 """
 
 import hashlib
+import io
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -49,6 +50,8 @@ _DEFLATED = "1.2.840.10008.1.2.1.99"
 _IMPLICIT, _EXPLICIT, _BIG_ENDIAN = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2"
 _PLUGIN = "medvlm"
 _MAX_FRAMES_HELD = 10_000_000
+_MAX_READS = 500_000
+"""Most pieces that a file is read in.  An element is one or two, and gigabytes of zeros are millions of elements."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +73,25 @@ class _Scan:
         yield from need("pydicom.pixels", "DICOM").iter_pixels(self.file, indices=indices, **options)
 
 
+class _File(io.BufferedReader):
+    """A file that is not read for ever, whatever its elements say."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(io.FileIO(path))
+        self._reads = 0
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """As any file.
+
+        Raises:
+            ScanError: it was read more often than any real file needs.
+        """
+        self._reads += 1
+        if self._reads > _MAX_READS:
+            raise ScanError("corrupt_image", "the DICOM file has no end of elements: it is damaged, or none")
+        return super().read(size)
+
+
 def read_dicom(path: Path, choice: Choice) -> list[Picture]:
     """The pictures of one file: the frames chosen, or a thumbnail or region of a tiled slide.
 
@@ -81,7 +103,7 @@ def read_dicom(path: Path, choice: Choice) -> list[Picture]:
         ScanError: there is no picture, none that may be used, or not the one asked for.
     """
     need("pydicom", "DICOM")
-    with own_words("pydicom", "DICOM file"), path.open("rb") as file:
+    with own_words("pydicom", "DICOM file"), _File(path) as file:
         scan = _opened(file, path)
         if "TotalPixelMatrixColumns" in scan.tags:
             return [_of_slide(scan, choice)]

@@ -52,10 +52,10 @@ class ChatSession:
             ConfigError: the seed is no seed.
             DataError: the checkpoint is missing or unfinished.
         """
+        self._config, self._seed = config, _seed(seed)
         from medvlm_cli.core.dialogue import Dialogue  # torch loads here
         from medvlm_cli.core.generate import Generator
 
-        self._config, self._seed = config, _seed(seed)
         self._generator = Generator(checkpoint, config.precision)
         self._dialogue = Dialogue(self._generator)
         self._system = system.strip()
@@ -180,7 +180,8 @@ class ChatSession:
             context = f"{self._generator.context:,} tokens"
             self._hints.append(f"the answer was cut where the {context} that the model reads end: /reset starts over")
         elif finish == "length":
-            self._hints.append(f"the answer was cut at max_new_tokens={reply.tokens}: set it higher for more")
+            more = f"/set max_new_tokens {2 * reply.tokens} (--set for one with -p) allows more"
+            self._hints.append(f"the answer was cut at max_new_tokens={reply.tokens}: {more}")
 
     def add(self, image: Opened) -> None:
         """Add an image to the conversation, from the next question on."""
@@ -284,10 +285,9 @@ class ChatSession:
                 "seconds": round(reply.seconds, 4),
                 "tokens_per_second": round((reply.tokens - 1) / later, 1) if reply.tokens > 1 and later > 0 else None,
             }
-        used = self._generator.length([*self._told(), *self.turns], len(self.images))
-        context = self._generator.context
-        told |= {"cached_tokens": self._dialogue.cached_tokens}
-        return told | {"context": context, "context_left": max(0, context - used)}
+        used, context = self._generator.length([*self._told(), *self.turns], len(self.images)), self._generator.context
+        told |= {"cached_tokens": self._dialogue.cached_tokens, "context": context}
+        return told | {"context_left": max(0, context - used)}
 
     def summary(self) -> dict[str, Any]:
         """The last answer with what it was given and how long it took, for ``--json``; empty before the first.

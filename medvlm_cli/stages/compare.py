@@ -1,8 +1,7 @@
 """``eval compare``: two sets of answers to the same questions, and whether the difference is more than chance."""
 
-import functools
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,17 +10,16 @@ import numpy as np
 
 from medvlm_cli.benchmarks.choices import named_choices
 from medvlm_cli.core import parts
-from medvlm_cli.core.arrow import open_dataset
-from medvlm_cli.core.browser import Entry, write_compare_page
+from medvlm_cli.core.browser import Entry, Shown, entries_of, write_compare_page
 from medvlm_cli.core.commit import make_folder, write_text
 from medvlm_cli.core.config import EvalConfig
 from medvlm_cli.core.errors import ConfigError, DataError
 from medvlm_cli.core.record import MANIFEST, RUN, hash_input, read_json
-from medvlm_cli.core.schemas import QUESTIONS
 from medvlm_cli.core.scoring import llama3med, strict
 from medvlm_cli.core.scoring.files import (
     Predictions,
     References,
+    image_reader,
     read_predictions,
     read_references,
     refuse_mismatch,
@@ -84,9 +82,9 @@ def compare(
         workspace_questions: questions/1 datasets to look among.
 
     Returns:
-        ``questions``, ``images``, ``same`` (equal answers), and in percent ``compare``: by cell ``A``, ``B``,
-        ``difference``, ``low``, ``high``, ``p``, ``p_holm``, ``questions``, and for closed ones ``A only`` and ``B
-        only``, the questions that one alone has right.
+        ``questions``, ``images``, ``same`` (equal answers), ``numbers`` (what they are, in a sentence), and in percent
+        ``compare``: by cell ``A``, ``B``, ``difference``, ``low``, ``high``, ``p``, ``p_holm``, ``questions``, and for
+        closed ones ``A only`` and ``B only``, the questions that one alone has right.
 
     Raises:
         ConfigError: ``out`` is a file.
@@ -105,6 +103,11 @@ def compare(
     for cell, p in zip(cells.values(), holm([cell["p"] for cell in cells.values()]), strict=True):
         cell["p_holm"] = p
     summary = {"verb": "eval compare", ONE: str(one), OTHER: str(other), **_counts(pairs)}
+    summary["numbers"] = (
+        f"per cent, A less B with its 95 % interval by paired bootstrap over images, {config.draws:,} draws, seed "
+        f"{config.seed}; p of closed questions by McNemar's exact test, of open ones by the bootstrap; p_holm is p "
+        f"adjusted for {len(cells)} comparisons"
+    )
     summary["compare"] = {name: _shown(cell) for name, cell in cells.items()}
     return summary if out is None else summary | _write(out, pairs, cells, config)
 
@@ -254,36 +257,9 @@ def _write(out: Path, pairs: Sequence[_Pair], cells: Mapping[str, Any], config: 
 
 def _entries(pair: _Pair) -> Iterator[tuple[Entry, Entry]]:
     """Every question as both answered it, with its image where the questions are a dataset."""
-    items, image = pair.asked.items, _images(pair.source)
-    runs = [
-        (run, llama3med.published(items, run.answers).rows, strict.strict(items, run.answers).rows)
+    image = image_reader(pair.source)
+    one, other = (
+        entries_of(pair.asked.items, run.answers, Shown(benchmark=pair.name, prompts=run.prompts, image=image))
         for run in (pair.one, pair.other)
-    ]
-    for item in items:
-        one, other = (
-            Entry(
-                question_id=item.question_id,
-                image=image and functools.partial(image, item.question_id),
-                question=item.question,
-                golds=item.golds,
-                choices=item.choices,
-                kind=item.kind,
-                category=item.category,
-                answer=run.answers[item.question_id],
-                prompt=run.prompts.get(item.question_id, ""),
-                published=published.get(item.question_id, {}),
-                strict=honest[item.question_id],
-                benchmark=pair.name,
-                image_id=item.image_id,
-            )
-            for run, published, honest in runs
-        )
-        yield one, other
-
-
-def _images(source: Path) -> Callable[[str], bytes] | None:
-    """Reads the image of a question; None where the questions are a JSON list."""
-    if not source.is_dir():
-        return None
-    dataset = open_dataset(source, QUESTIONS)
-    return lambda id_: dataset.row(id_, ["image"])["image"]["bytes"] or b""
+    )
+    return zip(one, other, strict=True)

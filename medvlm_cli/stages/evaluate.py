@@ -1,6 +1,5 @@
 """``eval``: a benchmark's questions answered by a model with and without sight, scored beside what needs no eyes."""
 
-import functools
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,7 +12,7 @@ import torch
 
 from medvlm_cli.core import parts, questioning, side_by_side
 from medvlm_cli.core.arrow import open_dataset
-from medvlm_cli.core.browser import Entry, write_answers_page
+from medvlm_cli.core.browser import Entry, Shown, entries_of, write_answers_page
 from medvlm_cli.core.commit import Lock, make_folder, write_text
 from medvlm_cli.core.config import EvalConfig, as_dict
 from medvlm_cli.core.errors import BusyError, LockedError, MedVLMError, ResourceError
@@ -21,11 +20,10 @@ from medvlm_cli.core.exam import Exam, Examinee
 from medvlm_cli.core.overlap import overlap
 from medvlm_cli.core.record import MANIFEST, RUN
 from medvlm_cli.core.schemas import ANSWERS
-from medvlm_cli.core.scoring import llama3med, strict
-from medvlm_cli.core.scoring.baselines import baselines
+from medvlm_cli.core.scoring.baselines import BEST_CONSTANT, TRAIN_PRIOR, baselines
 from medvlm_cli.core.scoring.files import read_candidates, training
 from medvlm_cli.core.scoring.published_rows import beside_all
-from medvlm_cli.core.scoring.sheet import scores_document, sheet, tables
+from medvlm_cli.core.scoring.sheet import legend, scores_document, sheet, tables
 from medvlm_cli.core.tell import Tell
 from medvlm_cli.teachers.second_opinion import second_opinion
 
@@ -320,26 +318,10 @@ def _facts(exam: Exam, out: Path, config: EvalConfig, rows: Sequence[Row]) -> di
 
 def _entries(exam: Exam, rows: Sequence[Row], candidates: Sequence[str] | None) -> Iterator[Entry]:
     """The answers with sight as the page shows them."""
-    answers = _texts(rows)
-    published = llama3med.published(exam.items, answers, candidates).rows
-    honest = strict.strict(exam.items, answers).rows
-    for item, row in zip(exam.items, rows, strict=True):
-        yield Entry(
-            question_id=item.question_id,
-            image=functools.partial(exam.image, item.question_id),
-            question=item.question,
-            golds=item.golds,
-            choices=item.choices,
-            kind=item.kind,
-            category=item.category,
-            answer=row["answer"],
-            prompt=row["prompt"],
-            published=published.get(item.question_id, {}),
-            strict=honest[item.question_id],
-            benchmark=exam.benchmark,
-            image_id=item.image_id,
-            finish=row["finish"],
-        )
+    prompts = {row["question_id"]: row["prompt"] for row in rows}
+    shown = Shown(benchmark=exam.benchmark, prompts=prompts, image=exam.image, candidates=candidates)
+    for entry, row in zip(entries_of(exam.items, _texts(rows), shown), rows, strict=True):
+        yield replace(entry, finish=row["finish"])
 
 
 def _summary(document: Mapping[str, Any], out: Path) -> dict[str, Any]:
@@ -354,8 +336,9 @@ def _summary(document: Mapping[str, Any], out: Path) -> dict[str, Any]:
         "images": questions["images"],
         "prompt": prompt["preset"],
         "protocols": ", ".join(document["protocols"].values()),
+        "numbers": legend(document["interval"]),
         "finish": document["finish"],
-        "train prior": document["baselines"]["train prior"],
+        **{name: said for name, said in document["baselines"].items() if name in (TRAIN_PRIOR, BEST_CONSTANT)},
         **tables(document),
         "overlap": document.get("overlap", {}).get("lines", []),
         **({"judge": document["judge"]["line"]} if "judge" in document else {}),

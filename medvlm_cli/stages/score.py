@@ -6,27 +6,30 @@ from pathlib import Path
 from typing import Any
 
 from medvlm_cli.benchmarks.choices import named_choices
+from medvlm_cli.core.browser import Shown, entries_of, write_answers_page
 from medvlm_cli.core.commit import make_folder, write_text
 from medvlm_cli.core.config import EvalConfig
 from medvlm_cli.core.errors import ConfigError
 from medvlm_cli.core.scoring import llama3med
-from medvlm_cli.core.scoring.baselines import TRAIN_PRIOR, baselines
+from medvlm_cli.core.scoring.baselines import ALWAYS_NO, baselines
 from medvlm_cli.core.scoring.cells import percent, span
 from medvlm_cli.core.scoring.files import (
     Predictions,
     References,
+    image_reader,
     read_candidates,
     read_predictions,
     read_references,
     refuse_mismatch,
 )
-from medvlm_cli.core.scoring.sheet import PROTOCOLS, scores_document, sheet, tables
+from medvlm_cli.core.scoring.sheet import PROTOCOLS, legend, scores_document, sheet, tables
 from medvlm_cli.core.tell import Tell
 from medvlm_cli.teachers.second_opinion import second_opinion
 
 ALL = "all"
 """Every protocol, side by side."""
-SCORES = "scores.json"
+SCORES, PAGE = "scores.json", "report.html"
+"""What is written where a folder is given."""
 
 _OPEN = ("exact_match", "f1", "precision", "recall", "open_accuracy")
 
@@ -48,16 +51,17 @@ def score(
         references: JSON list of ``id``, ``conversations`` and ``answer_type``, or a questions/1 dataset.
         config: settings; ``split`` of a dataset, ``draws`` and ``seed`` of the intervals.
         candidates: JSON list of texts, for the published open accuracy.
-        out: folder for ``scores.json``; None writes nothing.
+        out: folder for ``scores.json`` and ``report.html``; None writes nothing.
         tell: told what is read and scored.
         protocol: name of one, or ``all``.
 
     Returns:
-        ``questions``, ``images`` and what follows.  Of one published protocol its id as ``protocol``, its metrics in
-        percent, unrounded, each None where no question has it: ``exact_match, f1, precision, recall, open_accuracy,
-        yes_no_accuracy, bleu``; ``num_open``, ``num_closed``, ``skipped``, ``printed`` (the metrics to six digits, as
-        the script prints them) and ``interval_95``.  Of ``strict`` its own metrics likewise.  Of ``all`` the tables
-        of ``core.scoring.sheet.tables``.  With ``out`` also ``scores``, the path of the file.
+        ``questions``, ``images``, ``numbers`` (what they are, in a sentence) and what follows.  Of one published
+        protocol its id as ``protocol``, its metrics in percent, unrounded, each None where no question has it:
+        ``exact_match, f1, precision, recall, open_accuracy, yes_no_accuracy, bleu``; ``num_open``, ``num_closed``,
+        ``skipped``, ``printed`` (the metrics to six digits, as the script prints them) and ``interval_95``.  Of
+        ``strict`` its own metrics likewise.  Of ``all`` the tables of ``core.scoring.sheet.tables``.  With ``out`` also
+        ``scores`` and ``report``, the paths of the files.
 
     Raises:
         ConfigError: no such protocol, or ``out`` is a file; or a judge without ``out``.
@@ -81,9 +85,11 @@ def score(
     document = scores_document(sheets, known.facts)
     one = sheets["model"]
     summary = {"verb": "eval", "questions": one["counts"]["rows"], "images": one["counts"]["images"]}
+    summary["numbers"] = legend(document["interval"])
     if protocol == ALL:
         summary |= {"protocols": ", ".join(PROTOCOLS.values()), "skipped": one["skipped"]}
-        summary |= {TRAIN_PRIOR: known.facts["baselines"][TRAIN_PRIOR]} | tables(document)
+        guessers: Mapping[str, str] = known.facts["baselines"]
+        summary |= {name: source for name, source in guessers.items() if name != ALWAYS_NO} | tables(document)
     elif protocol == "strict":
         summary |= _strict(one)
     else:
@@ -93,7 +99,9 @@ def score(
     if out is not None:
         make_folder(out)
         write_text(out / SCORES, json.dumps(document, ensure_ascii=False, indent=1) + "\n")
-        summary["scores"] = str(out / SCORES)
+        tell("report", 0, None)
+        write_answers_page(out / PAGE, entries_of(known.items, known.answers, known.shown(references)), document)
+        summary |= {"scores": str(out / SCORES), "report": str(out / PAGE)}
     return summary
 
 
@@ -119,7 +127,7 @@ class _Known:
         asked: References = read_references(references, config.split, named_choices)
         made: Predictions = read_predictions(predictions)
         refuse_mismatch(asked.items, made.answers, str(predictions))
-        self.items, self.answers = asked.items, made.answers
+        self.items, self.answers, self.prompts = asked.items, made.answers, made.prompts
         self.candidates: Sequence[str] | None = None
         self.facts: dict[str, Any] = {
             "benchmark": asked.benchmark,
@@ -134,6 +142,13 @@ class _Known:
             self.candidates, sha256 = read_candidates(candidates)
             listed = {"name": candidates.name, "sha256": sha256, "count": len(self.candidates)}
             self.facts["candidates"] = listed
+
+    def shown(self, references: Path) -> Shown:
+        """What the page of the answers shows beside their scores."""
+        benchmark = self.facts["benchmark"] or Path(self.facts["references"]["name"]).stem
+        return Shown(
+            benchmark=benchmark, prompts=self.prompts, image=image_reader(references), candidates=self.candidates
+        )
 
     def published(self, *, gate: bool) -> llama3med.Published:
         return llama3med.published(self.items, self.answers, self.candidates, gate=gate)

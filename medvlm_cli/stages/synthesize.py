@@ -43,7 +43,7 @@ def synthesize(
         ConfigError: there is no such teacher, or nobody to ask, or no cap; the captions are written all the same.
         DataError: a dataset is not one of figures, or two hold the same figure.
         LaterError: some figures have no answer yet, or the cap is reached; the same command goes on.
-        RemoteError: a teacher refuses or does not answer.
+        RemoteError: a teacher refuses or does not answer, or is not on this machine and the run is offline.
         BusyError: an output folder is locked, or holds another run.
     """
     _known(config.teacher)

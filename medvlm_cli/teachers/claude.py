@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 from medvlm_cli.core import commit
 from medvlm_cli.core.errors import ConfigError, RemoteError
 from medvlm_cli.core.hosts import shown
+from medvlm_cli.core.offline import refuse
 from medvlm_cli.core.pace import retry_after
 from medvlm_cli.teachers.replies import AgainError, Reply, RowError, Usage, is_too_long
 
@@ -71,6 +72,7 @@ class Claude:
         key = os.environ.get(KEY)
         if not key:
             raise ConfigError(f"no key for Claude: {KEY} is not set", f"export {KEY}=...")
+        refuse(url)
         self._url = url
         self._key = key
         connect = min(_CONNECT, timeout)

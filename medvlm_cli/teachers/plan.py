@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
+from medvlm_cli.core import offline
 from medvlm_cli.core.config import SynthesizeConfig
 from medvlm_cli.core.errors import ConfigError
 from medvlm_cli.teachers import claude
@@ -123,10 +124,12 @@ def refuse(found: Surveyed, config: SynthesizeConfig, families: Mapping[str, Fam
 
     Raises:
         ConfigError: no key, no endpoint, no cap, or terms that were not accepted; each with what to do.
+        OfflineError: a teacher is not on this machine, and nothing else may be asked.
     """
     missing = []
     judge = family_of(config.judge, families) if config.judge else None
     names = {name for name in families if found.rows[name]} | ({judge.name} if judge else set())
+    offline.refuse(*[claude.base_url(config.claude_url)] * ("claude" in names), *config.llama_endpoint)
     if "claude" in names and not claude.has_key():
         missing.append(f"no key for Claude ({claude.KEY} is not set)")
     if "llama" in names and not (config.llama_endpoint or config.launch):

@@ -15,6 +15,7 @@ from typing import Any
 
 import yaml
 
+from medvlm_cli.teachers.commands import CommandPatterns, Commands
 from medvlm_cli.teachers.leaks import Leaks, Patterns, words_of
 
 CODE = 1
@@ -47,7 +48,7 @@ MEANINGS: Mapping[str, str] = {
     "V9_mojibake": "text that was decoded wrongly",
     "V9_repetition": "the same words again and again",
     "V9_markup": "an address, markup, or a role where words should be",
-    "V9_injection": "the conversation speaks of instructions, or obeys one of the source",
+    "V9_injection": "the source tells its writer what to say, or the conversation speaks of instructions",
     "V11_empty": "no question with an answer",
 }
 """What every code says."""
@@ -90,7 +91,7 @@ def validate(pairs: Sequence[tuple[str, str]], source: Source) -> Verdict:
         source: what they were written from.
     """
     rules = _rules()
-    leaks = Leaks(source.text, rules.patterns)
+    leaks, commands = Leaks(source.text, rules.patterns), Commands(source.text, rules.commands)
     kept: list[_Pair] = []
     dropped: list[str] = []
     repairs: list[str] = []
@@ -98,7 +99,7 @@ def validate(pairs: Sequence[tuple[str, str]], source: Source) -> Verdict:
         pair = said = _Pair(question, answer)
         if rules.hints["banned"](pair.hints):
             pair = _Pair(rules.mend(question), rules.mend(answer))
-        if fault := next(_faults(pair, source, leaks, rules), ""):
+        if fault := next(_faults(pair, source, leaks, rules), "") or _obeys(pair, commands):
             dropped.append(fault)
             continue
         if (pair.question, pair.answer) != (said.question, said.answer):
@@ -109,6 +110,8 @@ def validate(pairs: Sequence[tuple[str, str]], source: Source) -> Verdict:
     if len(kept) < FEWEST:
         few = "V1_few_turns" if pairs else "V11_empty"
         return Verdict(left, tuple(dict.fromkeys([*dropped, few])), _once(repairs), (), ())
+    if commands.given:
+        return Verdict(left, ("V9_injection",), _once(repairs), (), ())
     if not _speaks_like(kept, source.text, rules.function_words):
         return Verdict(left, ("V9_language",), _once(repairs), (), ())
     return Verdict(left, (), _once(repairs), _once(_warnings(kept, leaks, rules)), _once(_notes(kept, rules)))
@@ -157,6 +160,10 @@ def _faults(pair: _Pair, source: Source, leaks: Leaks, rules: "_Rules") -> Itera
         yield "V9_repetition"
     if rules.hints["kinds"](pair.told) and _contradicts(answer, source, rules):
         yield "V8_modality"
+
+
+def _obeys(pair: _Pair, commands: Commands) -> str:
+    return "V9_injection" if commands.obeyed_by(f"{pair.question}\n{pair.answer}") else ""
 
 
 def _warnings(kept: Sequence[_Pair], leaks: Leaks, rules: "_Rules") -> Iterator[str]:
@@ -251,6 +258,7 @@ class _Rules:
     def __init__(self, text: str) -> None:
         table = filled(yaml.safe_load(text))
         self.patterns = Patterns(table)
+        self.commands = CommandPatterns(table)
         self.id = hashlib.sha256(f"{CODE}\n{text}".encode()).hexdigest()[:12]
         self.caps: dict[str, int] = table["caps"]
         self.function_words = frozenset(table["function_words"].split())

@@ -22,6 +22,7 @@ import aiohttp
 from medvlm_cli import __version__
 from medvlm_cli.core.errors import ConfigError, RemoteError
 from medvlm_cli.core.hosts import is_private, shown
+from medvlm_cli.core.offline import refuse
 from medvlm_cli.core.pace import retry_after
 from medvlm_cli.teachers.replies import AgainError, Reply, RowError, Usage, is_too_long
 
@@ -95,6 +96,7 @@ class Servers:
         bases = dict.fromkeys(map(_base, urls))
         if not bases:
             raise ConfigError("no server to ask for Llama", "give one with --llama-endpoint URL")
+        refuse(*bases)
         self._servers = [_Server(base, _proxy(base)) for base in bases]
         self._model = model
         self._timeout = timeout

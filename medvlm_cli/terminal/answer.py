@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from rich.console import Console
 from rich.control import Control
-from rich.segment import ControlType
+from rich.segment import ControlType, Segment
 
 from medvlm_cli.core.clean import clean
 from medvlm_cli.terminal.markdown import Block, Blocks, Shown
@@ -22,7 +22,7 @@ FRAME_SECONDS = 0.08
 
 class _Screen(Protocol):
     def add(self, text: str) -> None: ...
-    def end(self) -> None: ...
+    def end(self, whole: bool) -> None: ...
 
 
 def show(pieces: Iterator[str], console: Console, *, silent: bool = False) -> bool:
@@ -37,14 +37,16 @@ def show(pieces: Iterator[str], console: Console, *, silent: bool = False) -> bo
         Whether Ctrl-C ended it.
     """
     screen: _Screen = _Silent() if silent else _Drawn(console) if drawable(console) else _Plain(console)
+    whole = False
     with _interruptible() as stopped:
         try:
             for piece in pieces:
                 screen.add(clean(piece))
                 if stopped():
                     break
+            whole = True
         finally:
-            screen.end()
+            screen.end(whole)
             with suppress(AttributeError):
                 pieces.close()  # type: ignore[attr-defined]  # a list's iterator has nothing to close
     return stopped()
@@ -59,7 +61,7 @@ class _Silent:
     def add(self, text: str) -> None:
         pass
 
-    def end(self) -> None:
+    def end(self, whole: bool) -> None:
         pass
 
 
@@ -80,9 +82,10 @@ class _Plain:
             self._file.write(body)
             self._file.flush()
 
-    def end(self) -> None:
-        self._file.write("\n")
-        self._file.flush()
+    def end(self, whole: bool) -> None:
+        if self._begun or whole:  # what fails before its first word leaves stdout empty
+            self._file.write("\n")
+            self._file.flush()
 
 
 class _Drawn:
@@ -94,7 +97,7 @@ class _Drawn:
         self._begun = False
         self._ends_line = True
         self._plain_before = False
-        self._rows = 0  # of the growing block, as it is drawn now
+        self._drawn: list[int] = []  # columns of the lines of the growing block, as it is drawn now
         self._when = 0.0  # seconds, of the last frame
         console.show_cursor(False)
 
@@ -105,10 +108,10 @@ class _Drawn:
         if not growing.plain and growing.text.strip() and time.monotonic() - self._when >= FRAME_SECONDS:
             self._draw(Shown(growing, rows=max(self._console.height - 3, 1)))
 
-    def end(self) -> None:
+    def end(self, whole: bool) -> None:
         for block in self._blocks.close():
             self._print(block)
-        if not self._ends_line or not self._begun:
+        if not self._ends_line or (whole and not self._begun):
             self._write("\n")
         self._console.show_cursor(True)
 
@@ -120,13 +123,15 @@ class _Drawn:
             if self._begun:
                 self._console.line()
             self._console.print(growing)
-        self._rows = len(lines) + self._begun
+        self._drawn = [0] * self._begun + [Segment.get_line_length(line) for line in lines]
 
     def _erase(self) -> None:
-        if self._rows:
+        """Take the growing block away; a terminal that has become narrower has broken its lines into more rows."""
+        rows = sum(max(1, -(-columns // self._console.width)) for columns in self._drawn)
+        if rows:
             up: tuple[Any, ...] = ((ControlType.CURSOR_UP, 1), (ControlType.ERASE_IN_LINE, 2))
-            self._console.control(Control(ControlType.CARRIAGE_RETURN, *up * self._rows))
-        self._rows = 0
+            self._console.control(Control(ControlType.CARRIAGE_RETURN, *up * rows))
+        self._drawn = []
 
     def _print(self, block: Block) -> None:
         with self._console:
@@ -167,9 +172,10 @@ def _interruptible() -> Iterator[Callable[[], bool]]:
 
 @contextmanager
 def no_echo() -> Iterator[None]:
-    """Keep what is typed meanwhile from the screen, where it would stand among the lines that are drawn anew.
+    """Keep what is typed from the screen while no line is edited: it would stand among what is drawn, and again later.
 
-    For a conversation alone: a process in the background that touches the terminal is stopped.
+    The line editor shows what it reads itself.  For a conversation alone: a process in the background that touches the
+    terminal is stopped.
     """
     try:
         import termios  # not on Windows

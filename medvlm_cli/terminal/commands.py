@@ -2,15 +2,16 @@
 
 import dataclasses
 import difflib
+import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from medvlm_cli.core.config import WINDOWS
-from medvlm_cli.core.errors import ConfigError
+from medvlm_cli.core.errors import ConfigError, ResourceError
 from medvlm_cli.sources.opening import FRAMES, View
 from medvlm_cli.terminal.paths import places
-from medvlm_cli.terminal.talk import Talk, image_line
+from medvlm_cli.terminal.talk import Talk, duration, image_line
 
 SETTINGS = ("temperature", "max_new_tokens", "seed")
 
@@ -59,7 +60,6 @@ def attach(talk: Talk, wanted: Sequence[str]) -> None:
     for place in wanted:
         image = talk.open(place)
         talk.session.add(image)
-        talk.added.add(place)
         talk.show_image(image)
     talk.hints()
 
@@ -122,8 +122,15 @@ def _tiles(talk: Talk, argument: str) -> None:
     lengths = norms(session.features(number), len(session.scales))
     picture = tiles_picture(image.data, image.name, session.scales, fit, lengths)  # type: ignore[arg-type]
     file = Path(f"tiles-{image.sha256[:12]}.png")  # a name that says nothing of a patient, and is of this image alone
-    picture.save(file)
-    talk.picture(file.read_bytes(), image.name, talk.err.width)
+    written = io.BytesIO()
+    picture.save(written, "PNG")
+    talk.picture(written.getvalue(), image.name, talk.err.width)
+    try:
+        file.write_bytes(written.getvalue())
+    except OSError as error:
+        raise ResourceError(
+            f"{file} cannot be written here ({error.strerror})", "start in a folder of yours"
+        ) from error
     talk.tell(f"{image.name} as the model sees it, scale by scale, and where its features are long: {file}")
 
 
@@ -184,8 +191,19 @@ def recall(talk: Talk) -> None:
 
 
 def _stats(talk: Talk, argument: str) -> None:
-    for name, value in talk.session.stats().items():
-        talk.tell(f"{name.replace('_', ' ')} {'-' if value is None else value}")
+    stats = talk.session.stats()
+    lines = {"model": stats["model"], "device": stats["device"]}
+    lines |= {"images": f"{stats['images']}", "questions": f"{stats['questions']}"}
+    if "tokens_in" in stats:
+        lines["tokens in"] = f"{stats['tokens_in']:,}, of them {stats['tokens_known']:,} read before"
+        lines["tokens out"] = f"{stats['tokens_out']:,}"
+        rate = stats["tokens_per_second"]
+        lines["first token"] = f"after {duration(stats['ttft_s'])}"
+        lines["all of it"] = f"after {duration(stats['seconds'])}" + (f", {rate:,.1f} tokens/s" if rate else "")
+    lines["room left"] = f"{stats['context_left']:,} of {stats['context']:,} tokens"
+    wide = max(map(len, lines))
+    for name, value in lines.items():
+        talk.tell(f"{name.ljust(wide)}  {value}")
 
 
 def _help(talk: Talk, argument: str) -> None:

@@ -1,5 +1,6 @@
 """Question and answer in a terminal, until /quit or the end of the input."""
 
+import os
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -12,11 +13,12 @@ from medvlm_cli.core.errors import DataError, MedVLMError
 from medvlm_cli.sources.opening import Opened
 from medvlm_cli.stages.chat import NOTICE, ChatSession
 from medvlm_cli.terminal import commands, paths
+from medvlm_cli.terminal.answer import no_echo
 from medvlm_cli.terminal.loading import Loading
 from medvlm_cli.terminal.prompt import Line
 from medvlm_cli.terminal.talk import Talk, Wishes, open_session
 
-HINT = "Ask a question.  /image PATH adds an image, /help lists the commands, /quit ends."
+HINT = "Ask a question.  /image PATH adds an image, /help lists commands, /quit ends."
 
 
 def converse(wishes: Wishes, images: Sequence[Opened], out: Console, err: Console) -> int:
@@ -35,7 +37,8 @@ def converse(wishes: Wishes, images: Sequence[Opened], out: Console, err: Consol
         MedVLMError: the model cannot be loaded.
     """
     conversation = Conversation(wishes, images, out, err)
-    code = conversation.run()
+    with no_echo():
+        code = conversation.run()
     conversation.loading.leave(code)
     return code
 
@@ -122,7 +125,9 @@ class Conversation:
 
     def _offer(self, question: str) -> None:
         """A file that a question names is not seen by the model unless it is added: ask."""
-        new = [place for place in paths.mentioned(question) if place not in self._talk.added]
+        files = paths.mentioned(question)
+        known = {os.path.realpath(image.path) for image in self._talk.session.images} if files else set()
+        new = [place for place in files if os.path.realpath(place) not in known]
         if new and self._line.agree(f"{_named(new)}: the model does not see this file.  Add it as an image first?"):
             commands.attach(self._talk, new)
 

@@ -23,13 +23,13 @@ class Loading(Generic[Loaded]):
         self._failed = failed
         self._made: list[Loaded] = []
         self.error: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, name="loading", daemon=True)
-        self._thread.start()
+        self._ended = threading.Event()  # not the thread's own state: a join that Ctrl-C cuts calls it ended
+        threading.Thread(target=self._run, name="loading", daemon=True).start()
 
     @property
     def done(self) -> bool:
         """Whether it is made, or failed."""
-        return not self._thread.is_alive()
+        return self._ended.is_set()
 
     def result(self) -> Loaded:
         """What was made, once it is; Ctrl-C ends the waiting.
@@ -37,8 +37,8 @@ class Loading(Generic[Loaded]):
         Raises:
             Exception: what the making raised.
         """
-        while not self.done:
-            self._thread.join(0.1)  # a join without an end holds Ctrl-C back
+        while not self._ended.wait(0.1):  # a wait without an end holds Ctrl-C back
+            pass
         if self.error is not None:
             raise self.error
         return self._made[0]
@@ -57,3 +57,5 @@ class Loading(Generic[Loaded]):
             self.error = error
             if self._failed is not None:
                 self._failed(error)
+        finally:
+            self._ended.set()

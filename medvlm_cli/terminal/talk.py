@@ -10,7 +10,6 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from medvlm_cli.core.config import ChatConfig
 from medvlm_cli.core.errors import BusyError, DataError
 from medvlm_cli.sources.opening import Opened, View, open_place
 from medvlm_cli.stages.chat import NOTICE, ChatSession
-from medvlm_cli.terminal.answer import no_echo, show
+from medvlm_cli.terminal.answer import show
 from medvlm_cli.terminal.preview import COLUMNS, preview, way_to_show
 
 
@@ -83,7 +82,6 @@ class Talk:
         self._way = way_to_show(wishes.preview, err, os.environ)
         self._side = largest_scale(wishes.checkpoint)
         self._imageless_told = False
-        self.added: set[str] = set()  # paths of images, as they were typed
         self.interactive = False
 
     @property
@@ -103,8 +101,8 @@ class Talk:
             self.tell(text, style)
 
     def tell(self, text: str, style: str = "") -> None:
-        """A line that the person asked for."""
-        self.err.print(Text(clean(text), style=style), soft_wrap=True)
+        """A line that the person asked for; a terminal breaks it between words, and nothing else breaks it."""
+        self.err.print(Text(clean(text), style=style), soft_wrap=not self.err.is_terminal)
 
     def open(self, place: str, view: View | None = None) -> Opened:
         """Open a file or an address, as the command line says images are looked at.
@@ -135,8 +133,7 @@ class Talk:
             self._imageless_told = True
             how = ": /image PATH adds one" if self.interactive else ""
             self.say(f"no image is given, so the model answers from the words alone{how}", "yellow")
-        with no_echo() if self.interactive else nullcontext():
-            stopped = show(pieces, self.out, silent=self.wishes.json)
+        stopped = show(pieces, self.out, silent=self.wishes.json)
         self.out.file.flush()
         if stopped:
             self.say("stopped" + ("; the conversation goes on" if self.interactive else ""))
@@ -172,7 +169,14 @@ def timing_line(summary: dict[str, Any]) -> str:
         return ""
     tokens, first, seconds = summary["tokens_out"], summary["ttft_s"], summary["seconds"]
     rate = f", {(tokens - 1) / (seconds - first):.1f} tokens/s" if tokens > 1 and seconds > first else ""
-    return f"{tokens} token{'s'[: tokens != 1]}, the first after {first:.2f} s{rate}"
+    if not tokens:
+        return f"0 tokens in {duration(seconds)}"
+    return f"{tokens} token{'s'[: tokens != 1]}, the first after {duration(first)}{rate}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people read them: ``4 ms``, ``1.2 s``."""
+    return f"{seconds * 1000:.0f} ms" if seconds < 0.9995 else f"{seconds:.1f} s"
 
 
 def largest_scale(checkpoint: str) -> int | None:
@@ -196,10 +200,13 @@ def check_places(checkpoint: str, save: Path | None) -> None:
         DataError: the checkpoint is neither a folder nor may be a name of the hub.
         BusyError: there is something where the conversation is to be written.
     """
-    if save is not None and save.exists():
+    if save is not None and os.path.lexists(save):
         raise BusyError(f"{save} is there already", "give --save a folder that is not, it will be made")
-    if "/" not in checkpoint and not Path(checkpoint).is_dir():
-        fix = "give a folder, or owner/name of the hub; `make demo` in a clone makes a small one"
+    folder, fix = Path(checkpoint), "give a folder, or owner/name of the hub; `make demo` in a clone makes a small one"
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise DataError(f"{checkpoint}: not a finished checkpoint, it lacks config.json", fix)
+    elif folder.is_absolute() or checkpoint.count("/") != 1 or checkpoint[0] in ".~":
         raise DataError(f"{checkpoint}: there is no checkpoint", fix)
 
 

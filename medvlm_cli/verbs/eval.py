@@ -1,5 +1,6 @@
 """``medvlm eval``: options in, a call to a stage out.  No logic lives here."""
 
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -91,10 +92,19 @@ def evaluate(  # noqa: PLR0913 - what is asked, who answers, who scores: one opt
     """
     own = {"cache_features": cache_features, "engine": engine, "shard": shard, "judge": judge, "max_cost": max_cost}
     config = given(shared.config(EvalConfig), **own)
+    asks = {"--bench": bench, "--checkpoint": checkpoint, "--shard": shard, "--cache-features": cache_features}
+    asks |= {"--gpus": gpus > 1}
     if words:
+        scores = {"--predictions": predictions, "--candidates": candidates, "--protocol": protocol}
+        if words[0] == "compare":
+            _refuse("eval compare", asks | scores | {"--as-printed": as_printed, "--judge": judge})
         return _compare(words, references, config, shared)
     if predictions and references:
+        _refuse("--predictions", asks)
         if as_printed:
+            if protocol not in (None, "llama3med"):
+                raise ConfigError(f"--as-printed is the table of llama3med, not of {protocol}", "leave one of them out")
+            _refuse("--as-printed", {"-o": shared.out, "--judge": judge})
             return _print(predictions, references, candidates, config, shared)
         return _score(predictions, references, candidates, protocol or "all", config, shared)
     if predictions or not bench:
@@ -103,6 +113,12 @@ def evaluate(  # noqa: PLR0913 - what is asked, who answers, who scores: one opt
         what = "--references, --protocol and --as-printed go with --predictions"
         raise ConfigError(what, "leave them out: --bench scores by every protocol")
     _ask(bench, checkpoint, config, (candidates, gpus), shared)
+
+
+def _refuse(beside: str, options: Mapping[str, Any]) -> None:
+    """Refuse options that would do nothing."""
+    if given := [name for name, value in options.items() if value]:
+        raise ConfigError(f"{', '.join(given)} {'does' if len(given) == 1 else 'do'} not go with {beside}", _USES)
 
 
 def _ask(bench: str, checkpoint: str | None, config: EvalConfig, rest: tuple[Path | None, int], shared: Shared) -> None:

@@ -234,6 +234,12 @@ def test_the_header_has_both_protocols_and_baselines_with_interval_and_n(tmp_pat
     assert "run_sha256ab" in "".join(shown(page, "//dl[@class='hashes']/*"))
 
 
+def test_the_scores_say_that_words_are_counted_and_what_an_interval_without_width_means(tmp_path):
+    page = page_of(tmp_path, answered(40), document(answered(40), interval={"method": "m", "draws": 5, "seed": 0}))
+    assert "words are counted" in page.text_content()
+    assert "One without width" in page.text_content()
+
+
 def test_categories_have_a_line_a_kind(tmp_path):
     rows = answered(40)
     page = page_of(tmp_path, rows, document(rows))

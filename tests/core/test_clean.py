@@ -1,12 +1,13 @@
 """What reaches a terminal is what a person can see."""
 
+import json
 import unicodedata
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medvlm_cli.core.clean import clean
+from medvlm_cli.core.clean import clean, clean_json
 
 ANY_TEXT = st.text(st.characters(exclude_categories=()))  # lone surrogates too
 CONTROLS = st.text(st.sampled_from([chr(code) for code in (*range(0xA0), 0x202E, 0x200B, 0xFEFF, 0xD83D)]))
@@ -49,3 +50,10 @@ def test_a_stream_may_be_cleaned_piece_by_piece(first, second):
 @given(ANY_TEXT | CONTROLS)
 def test_cleaning_twice_changes_nothing(text):
     assert clean(clean(text)) == clean(text)
+
+
+@given(st.lists(ANY_TEXT | CONTROLS), st.booleans())
+def test_cleaned_json_says_the_same_and_steers_nothing(texts, ascii_only):
+    shown = clean_json(json.dumps(texts, ensure_ascii=ascii_only))
+    assert clean(shown) == shown
+    assert json.loads(shown) == json.loads(json.dumps(texts))

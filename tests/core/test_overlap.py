@@ -258,6 +258,13 @@ def test_two_questions_about_two_patients_drawn_blank_share_no_image(tmp_path):
     assert told["lines"] == ["no image and no question of test is in rad train"]
 
 
+def test_that_there_was_nothing_to_compare_with_is_said(tmp_path):
+    told, _ = compared(dataset(tmp_path / "rad", QUESTIONS, asked("1", "test", b"", "?", "a", name="1")), tmp_path)
+    assert told["lines"] == [
+        "nothing to compare test with: the questions have no other split, and no training data is known"
+    ]
+
+
 def test_a_split_without_questions_is_refused(questions, tmp_path):
     with pytest.raises(DataError, match="no question has the split 'dev'"):
         compared(questions, tmp_path, split="dev")

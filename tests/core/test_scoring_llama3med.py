@@ -83,7 +83,9 @@ def test_the_tables_are_those_of_the_vqa_evaluation():
         ("the", "the liver", 0, 0, 0, 0),  # nothing is left of the gold
         ("Left Lung", "LEFT LUNG", 1, 1, 1, 1),
         ("0", "None", 1, 1, 1, 1),
-        ("." * 60 + "lung", "lung", 1, 1, 1, 1),  # normalised twice, 64 periods go
+        ("." * 32 + "lung", "lung", 1, 1, 1, 1),
+        ("." * 60 + "lung", "lung", 0, 1, 1, 1),  # for F1 normalised twice, 64 periods go; for the "exact match" 32
+        ("lung", "." * 60 + "lung", 0, 1, 1, 1),
         ("." * 65 + "lung", "lung", 0, 0, 0, 0),
     ],
 )

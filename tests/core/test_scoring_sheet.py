@@ -11,7 +11,7 @@ from medvlm_cli.benchmarks.files import index
 from medvlm_cli.benchmarks.official import _questions
 from medvlm_cli.core.plugins import resolve
 from medvlm_cli.core.scoring import llama3med, published_rows
-from medvlm_cli.core.scoring.baselines import ALWAYS_NO, TRAIN_PRIOR, baselines
+from medvlm_cli.core.scoring.baselines import ALWAYS_NO, BEST_CONSTANT, TRAIN_PRIOR, baselines
 from medvlm_cli.core.scoring.items import Item
 from medvlm_cli.core.scoring.sheet import scores_document, sheet, tables
 
@@ -136,7 +136,7 @@ def test_without_training_the_prior_is_the_best_constant_of_each_category():
         Item("c", "i", "closed", "Three?", ("right",), (), "side"),
         Item("d", "i", "open", "Four?", ("lung",), (), "side"),
     ]
-    baseline = baselines(items, [])[TRAIN_PRIOR]
+    baseline = baselines(items, [])[BEST_CONSTANT]
     assert baseline.answers == {"a": "left", "b": "left", "c": "left", "d": "lung"}
     assert "the best constant there is" in baseline.source
 

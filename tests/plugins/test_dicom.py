@@ -20,6 +20,7 @@ from pydicom.uid import (
 from medvlm_cli.core.config import WINDOWS
 from medvlm_cli.sources import dicom as source
 from medvlm_cli.sources import folder
+from medvlm_cli.sources.scans import Choice
 from tests.plugins.scan_cases import dataset, dicom, one, refused, seen, take
 
 
@@ -497,3 +498,10 @@ def test_a_region_of_a_tiled_slide_is_its_crop(tmp_path):
 def test_sparse_tiles_are_refused(tmp_path):
     scan = slide(tmp_path / "x.dcm", DimensionOrganizationType="TILED_SPARSE")
     assert refused(tmp_path, scan)[0] == "corrupt_image"
+
+
+def test_a_file_of_endless_elements_is_given_up(tmp_path):
+    with (tmp_path / "zeros.dcm").open("wb") as file:
+        file.truncate(1 << 30)  # a hole: it takes no room on the disk
+    with pytest.raises(source.ScanError, match="no end of elements"):
+        source.read_dicom(tmp_path / "zeros.dcm", Choice(None, "", "middle", "axial", 0, 0))

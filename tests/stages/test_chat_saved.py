@@ -12,7 +12,7 @@ from PIL import Image
 
 from medvlm_cli.core.arrow import open_dataset
 from medvlm_cli.core.config import ChatConfig, FinetuneConfig
-from medvlm_cli.core.errors import BusyError, ConfigError, DataError
+from medvlm_cli.core.errors import BusyError, ConfigError, DataError, ResourceError
 from medvlm_cli.core.schemas import CONVERSATIONS, FIGURES
 from medvlm_cli.sources.opening import View, open_image
 from medvlm_cli.stages.chat import ChatSession
@@ -260,3 +260,13 @@ def test_a_scan_keeps_its_window_and_its_slice(tiny_checkpoint, tmp_path):
     again = ChatSession.loaded(session.save(tmp_path / "talk"), tiny_checkpoint, CONFIG)
     assert again.images == [dataclasses.replace(image, path="")]
     assert again.images[0].window == (2000.0, 3000.0)
+
+
+@pytest.mark.parametrize("name", ["file/talk", "x" * 300])
+def test_a_place_that_cannot_be_is_said_and_the_conversation_goes_on(asked, tmp_path, name):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ResourceError, match="cannot be written"):
+        asked.save(tmp_path / name)
+    with pytest.raises(DataError, match=r"no saved conversation|cannot be read"):
+        asked.load(tmp_path / name)
+    assert len(asked.turns) == 4

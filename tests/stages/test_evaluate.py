@@ -99,10 +99,10 @@ def test_the_scores_are_those_of_the_written_answers(evaluated):
 
 def test_the_headline_has_both_protocols_for_the_model_and_for_what_needs_no_eyes(evaluated):
     summary = evaluated[0]
-    assert list(summary["headline"]) == ["model", "always no", "train prior", "blank image"]
+    assert list(summary["headline"]) == ["model", "always no", "best constant", "blank image"]
     columns = ["llama3med open", "llama3med closed", "strict open", "strict closed"]
     assert [list(row)[:4] for row in summary["headline"].values()] == [columns] * 4
-    assert [summary["headline"]["train prior"][name] for name in columns] == [100.0] * 4  # every gold is the same
+    assert [summary["headline"]["best constant"][name] for name in columns] == [100.0] * 4  # every gold is the same
     assert summary["headline"]["always no"]["strict closed"] == 0.0
     assert summary["interval_95"]["model"]["strict open"].count(" to ") == 1
 

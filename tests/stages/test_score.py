@@ -59,9 +59,10 @@ def test_the_strict_protocol_gives_its_own_numbers(files):
 def test_all_protocols_stand_side_by_side_and_beside_what_needs_no_eyes(files):
     summary = scored(files)
     assert summary["protocols"] == "llama3med/1, llavamed-batch/1, strict/1"
-    assert list(summary["headline"]) == ["model", "always no", "train prior"]
+    assert list(summary["headline"]) == ["model", "always no", "best constant"]  # no split to train a prior on
     assert summary["headline"]["always no"]["strict closed"] == 33.33
-    assert "the best constant there is" in summary["train prior"]
+    assert "of the asked questions themselves" in summary["best constant"]
+    assert summary["numbers"].endswith("by percentile bootstrap over images, 200 draws, seed 0")
 
 
 def test_the_scripts_table_swaps_its_labels_as_it_does(files):
@@ -109,8 +110,19 @@ def test_the_written_scores_name_what_was_read_by_its_hash(files, tmp_path):
     assert document["schema"] == "scores/1"
     digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in files]
     assert [document[name]["sha256"] for name in ("predictions", "references")] == digests
-    assert list(document["sheets"]) == ["model", "always no", "train prior"]
+    assert list(document["sheets"]) == ["model", "always no", "best constant"]
     assert str(tmp_path) not in json.dumps(document)
+
+
+def test_the_page_has_every_answer_beside_its_gold_with_images_where_the_questions_are_a_dataset(files, tmp_path):
+    asked = questions(tmp_path / "small")
+    pages = {}
+    for name, source in (("file", files[1]), ("dataset", asked)):
+        summary = score(files[0], source, CONFIG, out=tmp_path / name, tell=silent)
+        assert summary["report"] == str(tmp_path / name / "report.html")
+        pages[name] = (tmp_path / name / "report.html").read_text()
+    assert all(text in page for page in pages.values() for text in ("Yes, it is big.", "left left", "a nodule"))
+    assert ["data:image/" in page for page in pages.values()] == [False, True]
 
 
 def test_a_file_is_no_folder_for_scores(files):

@@ -81,6 +81,30 @@ def test_an_error_leaves_what_was_said_and_the_cursor_on_the_screen():
     assert screen.file.getvalue().endswith("said\n\x1b[?25h")
 
 
+def test_an_error_before_the_first_word_leaves_stdout_empty():
+    def pieces():
+        yield " "
+        raise ValueError("no room")
+
+    out = Console(file=io.StringIO(), force_terminal=False)
+    with pytest.raises(ValueError, match="no room"):
+        answer.show(pieces(), out)
+    assert out.file.getvalue() == ""
+
+
+def test_a_terminal_that_becomes_narrower_is_erased_by_the_rows_that_it_broke_the_lines_into(monkeypatch):
+    monkeypatch.setattr(answer, "FRAME_SECONDS", -1.0)
+    screen = console(width=60)
+
+    def pieces():
+        yield "a" * 50  # one row, of which the narrow terminal makes three
+        screen.width = 20
+        yield "b"  # three rows, erased once more when they are printed for good
+
+    answer.show(pieces(), screen)
+    assert screen.file.getvalue().count("\x1b[1A") == 6
+
+
 def test_an_answer_can_be_shown_by_another_thread():
     shown = []
     thread = threading.Thread(target=lambda: shown.append(plain(["a"])))

@@ -1,6 +1,7 @@
 """What is typed: history, completion, several lines; and the model that loads meanwhile."""
 
 import os
+import signal
 import stat
 import threading
 
@@ -129,6 +130,17 @@ def test_halves_of_characters_are_replaced():
 def test_what_loads_is_waited_for():
     go = threading.Event()
     loading = Loading(lambda: go.wait() and "model")
+    assert not loading.done
+    go.set()
+    assert loading.result() == "model"
+
+
+def test_ctrl_c_ends_the_waiting_and_not_the_loading():
+    go = threading.Event()
+    loading = Loading(lambda: go.wait() and "model")
+    threading.Timer(0.25, signal.pthread_kill, [threading.main_thread().ident, signal.SIGINT]).start()
+    with pytest.raises(KeyboardInterrupt):
+        loading.result()
     assert not loading.done
     go.set()
     assert loading.result() == "model"

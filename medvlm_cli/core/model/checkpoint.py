@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -145,7 +146,7 @@ def load(
     try:
         model = MedVLMForConditionalGeneration.from_pretrained(where, dtype=dtype, use_safetensors=True)
         processor = LlavaProcessor.from_pretrained(where, trust_remote_code=False)
-    except (OSError, ValueError, SafetensorError) as error:
+    except (OSError, ValueError, SafetensorError, UnpicklingError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         if local:
             raise DataError(f"{where}: the checkpoint cannot be read ({reason})", _MAKE_ONE) from error

@@ -6,6 +6,7 @@ Any causal language model of Hugging Face will do.  Code that a model brings alo
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -71,9 +72,9 @@ def load_llm(name_or_path: str, dtype: torch.dtype) -> tuple[PreTrainedModel, Pr
     try:
         tokenizer = AutoTokenizer.from_pretrained(name_or_path, trust_remote_code=False)
         llm = AutoModelForCausalLM.from_pretrained(name_or_path, dtype=dtype, trust_remote_code=False)
-    except (OSError, ValueError) as error:  # ValueError: no model type that transformers knows, or code of its own
+    except (OSError, ValueError, UnpicklingError) as error:  # ValueError: a model type of code of its own
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        if local or isinstance(error, ValueError):
+        if local or isinstance(error, ValueError | UnpicklingError):
             raise ConfigError(
                 f"llm {name_or_path}: not a causal language model of transformers ({reason})", "take another one"
             ) from error

@@ -220,7 +220,7 @@ def _open_clip_visual(name: str, spec: TowerSpec, weights: str) -> Mapping[str, 
     logging.disable(logging.CRITICAL)  # open_clip and the hub log to the terminal; what matters is in the error
     try:
         model = open_clip.create_model(spec.open_clip_name, pretrained=weights or spec.pretrained)
-    except (OSError, RuntimeError) as error:  # the hub's errors are OSErrors; open_clip raises RuntimeError
+    except (OSError, RuntimeError, UnpicklingError) as error:  # the hub's are OSErrors; open_clip's RuntimeErrors
         if weights:
             raise ConfigError(f"tower {name}: {weights} does not hold its weights ({_line(error)})") from error
         raise _unfetched(name, error) from error
@@ -257,7 +257,7 @@ def _siglip_visual(name: str, spec: TowerSpec, weights: str) -> Mapping[str, tor
         raise ConfigError(f"tower {name}: no folder {weights}", "check the path behind the colon")
     try:
         model = SiglipVisionModel.from_pretrained(weights or spec.pretrained, dtype=torch.float32)
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, UnpicklingError) as error:
         if weights:
             raise ConfigError(f"tower {name}: {weights} does not hold its weights ({_line(error)})") from error
         raise _unfetched(name, error) from error
@@ -288,7 +288,7 @@ def _from_folder(folder: Path, scales: Sequence[int], antialias: bool) -> S2Clip
             raise ValueError(f"model_type {kind!r}")
         kind = kind.removesuffix("_vision_model")
         model = classes[kind].from_pretrained(folder, dtype=torch.float32, local_files_only=True)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, UnpicklingError) as error:
         raise ConfigError(
             f"tower {folder}: neither a CLIP nor a SigLIP vision model of Hugging Face ({_line(error)})",
             "give a folder with config.json and model.safetensors",

@@ -12,6 +12,8 @@ from medvlm_cli.core.scoring.items import Item
 
 ALWAYS_NO = "always no"
 TRAIN_PRIOR = "train prior"
+BEST_CONSTANT = "best constant"
+"""What stands in the place of the prior where no training question is known: it has seen the gold answers."""
 
 Key = tuple[str, ...]
 """What a guess may go by."""
@@ -28,7 +30,7 @@ class Baseline:
 
 
 def baselines(items: Sequence[Item], train: Sequence[Item], split: str = "train") -> dict[str, Baseline]:
-    """What needs no eyes, by name: ``always no`` and ``train prior``.
+    """What needs no eyes, by name: ``always no``, and ``train prior`` or else ``best constant``.
 
     The prior answers a question whose very words were seen in training with the commonest gold answer to them; any
     other with the commonest to questions that begin with the same two words, or the commonest of all.  Of equally
@@ -46,7 +48,7 @@ def baselines(items: Sequence[Item], train: Sequence[Item], split: str = "train"
     guesses = _guesses(items, train, _by_words) if train else _guesses(items, items, _by_category)
     return {
         ALWAYS_NO: Baseline({item.question_id: "no" for item in items}, 'the word "no"'),
-        TRAIN_PRIOR: Baseline(guesses, asked if train else best),
+        TRAIN_PRIOR if train else BEST_CONSTANT: Baseline(guesses, asked if train else best),
     }
 
 

@@ -147,6 +147,14 @@ def read_candidates(path: Path) -> tuple[list[str], str]:
     return candidates, _sha256(data)
 
 
+def image_reader(path: Path) -> Callable[[str], bytes] | None:
+    """Reads the image of a question by its id; None where the questions are no dataset's folder."""
+    if not path.is_dir():
+        return None
+    dataset = open_dataset(path, QUESTIONS)
+    return lambda id_: dataset.row(id_, ["image"])["image"]["bytes"] or b""
+
+
 def asked(dataset: Dataset, split: str) -> list[Item]:
     """The questions of one split, in order of their ids.
 

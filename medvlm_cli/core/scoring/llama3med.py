@@ -131,16 +131,17 @@ def _twice(text: str) -> str:
 
 
 def _open(gold: str, said: str) -> dict[str, float]:
-    """Scores of an open question; the texts come normalised, and the script normalises them once more."""
+    """Scores of an open question; the texts come normalised, and for F1 the script normalises them once more."""
+    once, said_once = gold.split(), said.split()
     wanted, given = Counter(normalise(gold).split()), Counter(normalise(said).split())
     found = sum(count for word, count in given.items() if word in wanted)  # the answer's counts: repetition pays
     missed = sum(count for word, count in wanted.items() if word not in given)
     total = given.total()
     recall, precision = (found / (found + missed), found / total) if found else (0.0, 0.0)
     return {
-        "exact_match": len(wanted.keys() & given.keys()) / total if total else 0.0,
+        "exact_match": len(set(once) & set(said_once)) / len(said_once) if said_once else 0.0,
         "f1": 2 * precision * recall / (precision + recall) if found else 0.0,
         "precision": precision,
         "recall": recall,
-        "bleu": bleu(said.split(), gold.split()),
+        "bleu": bleu(said_once, once),
     }

@@ -120,6 +120,16 @@ def scores_document(sheets: Mapping[str, Sheet], facts: Mapping[str, Any]) -> di
     }
 
 
+def legend(interval: Mapping[str, Any]) -> str:
+    """What the printed numbers are: their unit, and how the intervals were made, with the seed.
+
+    Args:
+        interval: as ``sheet`` describes it.
+    """
+    how = f"{interval['method']}, {interval['draws']:,} draws, seed {interval['seed']}"
+    return f"per cent, but words: of an open answer, on average; 95 % intervals by {how}"
+
+
 def tables(document: Mapping[str, Any]) -> dict[str, dict[str, dict[str, Any]]]:
     """The tables that people read, in percent.
 

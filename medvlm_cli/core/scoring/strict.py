@@ -80,13 +80,26 @@ def open_recall(answer: str, golds: Sequence[str]) -> float:
     """Share of the words of a gold answer that the answer holds, 0 to 1; the best over ``golds``.
 
     Capped: a word counts at most as often as the gold answer holds it, so repetition gains nothing,
-    ``sum(min(p[w], g[w])) / sum(g[w])`` over word counts p of the answer and g of the gold.  A gold answer without any
-    word is met by an answer without any.  Source: LLaVA-Med, Li et al. 2023, arXiv:2306.00890, section 5.2 ("recall to
-    evaluate the ratio that ground-truth tokens appear"), with the cap of SQuAD's token overlap, which the published
-    code lacks.
+    ``sum(min(p[w], g[w])) / sum(g[w])`` over word counts p of the answer and g of the gold.  An answer that says the
+    same words over and over, oftener than the gold answer says any word, counts as if it said them once.  A gold answer
+    without any word is met by an answer without any.
+
+    Source: LLaVA-Med, Li et al. 2023, arXiv:2306.00890, section 5.2 ("recall to evaluate the ratio that ground-truth
+    tokens appear"), with the cap of SQuAD's token overlap, which the published code lacks.
     """
-    said = Counter(words(answer))
-    return max((_share(said, gold, gold.total()) for gold in _counts(golds)), default=0.0)
+    said = words(answer)
+    once, times = _once(said)
+    every, first = Counter(said), Counter(once)
+    shares = (
+        _share(first if times > max(gold.values(), default=0) else every, gold, gold.total()) for gold in _counts(golds)
+    )
+    return max(shares, default=0.0)
+
+
+def _once(said: tuple[str, ...]) -> tuple[tuple[str, ...], int]:
+    """The words that ``said`` says over and over, and how often: all of it once, where it does not."""
+    sizes = (size for size in range(1, len(said) // 2 + 1) if len(said) % size == 0)
+    return next(((said[:size], len(said) // size) for size in sizes if said[size:] == said[:-size]), (said, 1))
 
 
 def token_f1(answer: str, golds: Sequence[str]) -> float:
