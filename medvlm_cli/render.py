@@ -318,8 +318,13 @@ def _table(title: str, rows: dict[str, dict[str, Any]]) -> Table:
     for name in columns:
         table.add_column(Text(clean(name.replace("_", " "))), justify="right")
     for name, row in rows.items():
-        table.add_row(Text(clean(name)), *(Text(clean(_number(row.get(column, "")))) for column in columns))
+        table.add_row(Text(clean(name)), *(Text(clean(_cell(row.get(column, "")))) for column in columns))
     return table
+
+
+def _cell(value: Any) -> str:
+    """As ``_number``, with the two decimals in which scores are published."""
+    return f"{value:,.2f}" if isinstance(value, float) and abs(value) >= 10 else _number(value)
 
 
 def listed(amounts: dict[str, Any]) -> str:
@@ -331,7 +336,5 @@ def _number(value: Any) -> str:
     if value is None:
         return "-"
     if isinstance(value, float):
-        if abs(value) >= 1000:
-            return f"{value:,.1f}"
-        return f"{value:.2f}" if abs(value) >= 10 else f"{value:.4g}"
+        return f"{value:,.1f}" if abs(value) >= 10 else f"{value:.4g}"
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)

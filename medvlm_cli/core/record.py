@@ -24,7 +24,7 @@ JOURNAL = "journal.jsonl"
 CARD = "README.md"
 
 _SECRET = re.compile(
-    r"sk-ant-[\w-]+|\bhf_\w{8,}|(?i:(?<=api_key=)|(?<=api-key=)|(?<=token=)|(?<=password=))[^\s\"'&]+"
+    r"sk-ant-[\w-]+|\bhf_\w{8,}|(?i:(?<=api_key=)|(?<=api-key=)|(?<=token=)|(?<=password=))(?!\.\.\.)[^\s\"'&]+"
     r"|(?<=://)[^\s/@\"']+(?=@)"  # user and password of an address
 )
 _SECRET_OPTION = re.compile(r"--?[\w-]*(key|token|secret|password)", re.IGNORECASE)
