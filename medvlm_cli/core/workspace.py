@@ -90,7 +90,7 @@ class Workspace:
         if not finished:
             raise DataError(
                 f"no checkpoint in {self.root / 'checkpoints'}",
-                "run `make demo` in a clone, or `medvlm pretrain` and `medvlm finetune`, or give one with --checkpoint",
+                "run `make demo` in a clone, or give a folder, or owner/name of the hub, with --checkpoint",
             )
         return str(finished[max(finished)])
 
