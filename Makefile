@@ -15,7 +15,7 @@ demo: $(READY)
 test: $(READY) lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
-# What takes minutes: a hundred kills, a hundred thousand rows.
+# What takes minutes: hundreds of kills, ten thousand damaged images, a hundred thousand rows.
 test-slow: $(READY)
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m slow --timeout 1800
 
@@ -41,6 +41,9 @@ bench: $(READY)
 	$(BIN)/python tests/bench/synthesize_rows.py
 	$(BIN)/python tests/bench/train_tokens.py
 	$(BIN)/python tests/bench/loss_memory.py
+	$(BIN)/python tests/bench/score_rows.py
+	$(BIN)/python tests/bench/generate_answers.py
+	$(BIN)/python tests/bench/chat_turns.py
 	$(BIN)/python tests/bench/demo_seconds.py
 
 # The help texts in README.md, written anew from the program.
