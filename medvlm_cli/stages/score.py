@@ -72,18 +72,30 @@ def score(
         raise ConfigError(f"protocol is {protocol!r}", f"give one of {', '.join((*PROTOCOLS, ALL))}")
     if out is not None and out.exists() and not out.is_dir():
         raise ConfigError(f"{out} is a file", "give a folder with -o")
+    if config.judge and out is None:
+        raise ConfigError("a judge's verdicts are kept, and no folder is given", "give one with -o")
     known = _Known(predictions, references, candidates, config, tell)
     others = known.others if protocol == ALL or out is not None else {}
     sheets = {}
     for done, (name, answers) in enumerate({"model": known.answers, **others}.items()):
         tell("score", done, 1 + len(others))
         sheets[name] = sheet(known.items, answers, candidates=known.candidates, draws=config.draws, seed=config.seed)
-    if config.judge:
-        if out is None:
-            raise ConfigError("a judge's verdicts are kept, and no folder is given", "give one with -o")
+    if config.judge and out is not None:
         known.facts["judge"] = second_opinion(known.items, known.answers, config, out, tell)
     document = scores_document(sheets, known.facts)
-    one = sheets["model"]
+    summary = _summary(known, document, protocol)
+    if out is not None:
+        make_folder(out)
+        write_text(out / SCORES, json.dumps(document, ensure_ascii=False, indent=1) + "\n")
+        tell("report", 0, None)
+        write_answers_page(out / PAGE, entries_of(known.items, known.answers, known.shown(references)), document)
+        summary |= {"scores": str(out / SCORES), "report": str(out / PAGE)}
+    return summary
+
+
+def _summary(known: "_Known", document: Mapping[str, Any], protocol: str) -> dict[str, Any]:
+    """What the verb prints of a protocol, or of all of them."""
+    one = document["sheets"]["model"]
     summary = {"verb": "eval", "questions": one["counts"]["rows"], "images": one["counts"]["images"]}
     summary["numbers"] = legend(document["interval"])
     if protocol == ALL:
@@ -94,14 +106,8 @@ def score(
         summary |= _strict(one)
     else:
         summary |= _published(known, one, protocol)
-    if config.judge:
+    if "judge" in known.facts:
         summary["judge"] = known.facts["judge"]["line"]
-    if out is not None:
-        make_folder(out)
-        write_text(out / SCORES, json.dumps(document, ensure_ascii=False, indent=1) + "\n")
-        tell("report", 0, None)
-        write_answers_page(out / PAGE, entries_of(known.items, known.answers, known.shown(references)), document)
-        summary |= {"scores": str(out / SCORES), "report": str(out / PAGE)}
     return summary
 
 
