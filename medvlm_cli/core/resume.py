@@ -91,21 +91,22 @@ class Checkpoints:
     def commit(self, step: int) -> None:
         """Make durable what was written, vouch for it, give it its name, and remove what is older than ``KEEP``."""
         part = self.part(step)
-        if self.path(step).exists():  # a damaged one
-            self._remove(step)
         said = {"step": step, "run": self._run(), "files": settle_folder(part)}
         write_text(part / COMPLETE, json.dumps(said, indent=1))
+        gone = self._unnamed(step)  # one of the same step, damaged or larger, stays until there is nothing left to do
         rename(part, self.path(step))
+        remove_tree(gone)
         write_text(self.folder / LATEST, f"{self.path(step).name}\n")
         for old in self._steps()[KEEP:]:
-            self._remove(old)
+            remove_tree(self._unnamed(old))
 
-    def _remove(self, step: int) -> None:
-        """Take the name from a checkpoint first, or a kill would leave half of one under it."""
+    def _unnamed(self, step: int) -> Path:
+        """Take the name from a checkpoint, if there is one: a kill would leave half of what is removed under it."""
         gone = self.folder / f"{self.path(step).name}.gone.tmp"
         remove_tree(gone)
-        rename(self.path(step), gone)
-        remove_tree(gone)
+        if self.path(step).exists():
+            rename(self.path(step), gone)
+        return gone
 
     def strip(self, step: int) -> None:
         """Leave of the checkpoint of a step what fits any number of devices, and nothing of all others."""
@@ -119,7 +120,7 @@ class Checkpoints:
         self.commit(step)
         for other in self._steps():
             if other != step:
-                self._remove(other)
+                remove_tree(self._unnamed(other))
 
     def newest(self) -> Iterator[tuple[Path, str]]:
         """Every checkpoint from the newest on, each with what is wrong with it, or with an empty text."""
