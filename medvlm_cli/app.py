@@ -87,15 +87,6 @@ def _root(
 
 def main() -> None:
     """Run the command line; exit codes are those of ``core.errors``, and of the shell's convention for signals."""
-    try:
-        code = _whole()
-    except KeyboardInterrupt:  # in the moment before the work or after it
-        code = _INTERRUPTED
-    raise SystemExit(code)
-
-
-def _whole() -> int:
-    """Run with the standard streams and signals as all verbs want them, and give the exit status."""
     _open_streams()
     offline.silence()
     here = threading.current_thread() is threading.main_thread()  # elsewhere, whoever started it handles signals
@@ -110,7 +101,7 @@ def _whole() -> int:
             signal.signal(signal.SIGTERM, before)
     if code == _PIPE:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains at its end
-    return code
+    raise SystemExit(code)
 
 
 def _status() -> int:

@@ -8,7 +8,7 @@ import sys
 from contextlib import redirect_stderr, redirect_stdout
 from unittest.mock import patch
 
-from medvlm_cli import app
+from medvlm_cli.__main__ import main
 from tests import synthesis
 
 
@@ -32,7 +32,7 @@ def synthesize(figures, out, server, *options, env=None, **settings):
 
 def _status():
     try:
-        app.main()
+        main()
     except SystemExit as end:
         return end.code or 0
     return 0

@@ -202,7 +202,7 @@ def test_141_when_nobody_reads_the_result(verb, calls, tmp_path, monkeypatch):
 
 SLOW_TO_END = """
 import sys, time
-from medvlm_cli import app
+from medvlm_cli.__main__ import main
 from medvlm_cli.core import presets
 
 def work(name):
@@ -215,7 +215,7 @@ def work(name):
 
 presets.find_preset = work
 sys.argv = ["medvlm", "fetch", "phantom"]
-app.main()
+main()
 """
 
 
@@ -228,6 +228,29 @@ def test_a_second_signal_ends_what_is_slow_to_end(number, status, tmp_path):
         assert process.stdout.readline() == "ending\n"
         process.send_signal(number)
         assert process.wait(100) == status
+
+
+INTERRUPTED_WHILE = """
+import os, signal, sys
+from importlib.abc import MetaPathFinder
+
+class Interrupt(MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name == {module!r}:
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Interrupt())
+sys.argv = ["medvlm", "fetch", "phantom", "--dry-run"]
+from medvlm_cli.__main__ import main
+main()
+"""
+
+
+@pytest.mark.parametrize("module", ["medvlm_cli.app", "typer", "medvlm_cli.verbs.fetch", "medvlm_cli.stages.fetch"])
+def test_ctrl_c_while_modules_load_has_its_exit_code_and_no_traceback(module, tmp_path):
+    code = INTERRUPTED_WHILE.format(module=module)
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=100)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
 
 
 @pytest.mark.parametrize("verb", VERBS)

@@ -51,7 +51,7 @@ class Warm:
 
 def _run(argv, log, batches):
     """The forked process: the command, and nothing of the process that it was forked from."""
-    from medvlm_cli import app
+    from medvlm_cli.__main__ import main
 
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for descriptor, target in ((os.open(os.devnull, os.O_RDONLY), 0), (file, 1), (file, 2)):
@@ -59,7 +59,7 @@ def _run(argv, log, batches):
     sys.argv = ["medvlm", *argv]
     _note_batches(batches)
     try:
-        app.main()
+        main()
     except SystemExit as end:
         sys.stdout.flush()
         os._exit(end.code or 0)

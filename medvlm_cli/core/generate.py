@@ -5,7 +5,6 @@ Legend: B sequences of a batch, L tokens of a prompt, V words of the vocabulary,
 
 import dataclasses
 import hashlib
-import re
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,11 +23,11 @@ from medvlm_cli.core.errors import DataError, ResourceError
 from medvlm_cli.core.features import Features
 from medvlm_cli.core.images import Fit, prepare
 from medvlm_cli.core.model.checkpoint import load
+from medvlm_cli.core.model.hub_id import owned_id, pinned
 from medvlm_cli.core.model.threads import one_thread_if_small
 
 CACHED_BYTES = 8 << 30
 """Features of images kept in memory, at most: 5.6 MB an image at 729 x 3840 in bfloat16, so 1,400 images."""
-_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 _MAKE_ONE = "run `medvlm finetune` first, or `make demo` for a small one"
 _SMALL_BYTES = 2 << 30  # weights below this run in float32 on a CPU: exact, and faster than emulated bfloat16
 
@@ -143,30 +142,36 @@ class Growing:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A trained model as found: where to load it from, its name in a dataset, and the SHA-256 of its ``run.json``."""
+    """A trained model as found."""
 
     where: str
+    """From where to load it."""
     name: str
+    """In a dataset."""
     run_sha256: str | None
+    """Of the hub, None."""
+    revision: str | None
+    """What tells it from another training of this name: ``run_sha256``, or the commit on the hub."""
 
 
 def find_checkpoint(where: str | Path) -> Checkpoint:
     """Find a checkpoint, without loading it.
 
     Args:
-        where: a folder, or ``owner/name`` of the hub; only a string can be a hub id.
+        where: a folder, or ``owner/name`` of the hub with or without ``@`` and a commit; only a string can be a hub id.
 
     Returns:
         The checkpoint; its name is the folder's with the first digits of the hash of ``run.json`` (without one, of the
-        weights), so two trainings never share a name.
+        weights), or the hub's with the commit that it is now, so two trainings never share a name.
 
     Raises:
         DataError: there is no such folder, or it holds no finished model.
     """
     folder = Path(where)
     if not folder.is_dir():
-        if isinstance(where, str) and _HUB_ID.fullmatch(where) and not folder.parent.is_dir():
-            return Checkpoint(where, where, None)
+        named = None if folder.parent.is_dir() else pinned(owned_id(where))
+        if named:
+            return Checkpoint(str(named), str(named), None, named.revision)
         raise DataError(f"{where}: there is no checkpoint", _MAKE_ONE)
     weights = sorted(folder.glob("*.safetensors"))
     if not weights or not (folder / "config.json").is_file():
@@ -174,7 +179,7 @@ def find_checkpoint(where: str | Path) -> Checkpoint:
     run = folder / "run.json"
     run_sha256 = sha256_of(run) if run.is_file() else None
     digest = run_sha256 or hashlib.sha256("".join(map(sha256_of, weights)).encode()).hexdigest()
-    return Checkpoint(str(where), f"{folder.resolve().name}@{digest[:12]}", run_sha256)
+    return Checkpoint(str(where), f"{folder.resolve().name}@{digest[:12]}", run_sha256, run_sha256)
 
 
 class Generator:
@@ -201,7 +206,7 @@ class Generator:
         self.dtype = _dtype(Path(checkpoint), precision, self.device)
         self.model, self.processor = load(found.where, self.device, self.dtype)
         self.model.eval()
-        self.revision: str | None = found.run_sha256 or getattr(self.model.config, "_commit_hash", None)
+        self.revision: str | None = found.revision
         one_thread_if_small(self.model.num_parameters())
         self._stops = _stop_tokens(self.model, self.processor)
         never = self.model.generation_config.suppress_tokens or ()

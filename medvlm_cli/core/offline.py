@@ -19,6 +19,7 @@ VARIABLE = "MEDVLM_OFFLINE"
 
 SILENT = {
     "DO_NOT_TRACK": "1",
+    "DISABLE_SAFETENSORS_CONVERSION": "1",  # transformers asks a service to convert who has pickles only
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "HF_HUB_DISABLE_UPDATE_CHECK": "1",
     "GRADIO_ANALYTICS_ENABLED": "False",

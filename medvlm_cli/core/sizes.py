@@ -13,6 +13,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, CLIPVi
 from medvlm_cli.core.cost import Sizes
 from medvlm_cli.core.errors import ConfigError, DataError
 from medvlm_cli.core.model.connector import connector_parameters
+from medvlm_cli.core.model.foreign import reading
+from medvlm_cli.core.model.hub_id import HubId, hub_id
 from medvlm_cli.core.model.llms import add_tokens, family_of
 from medvlm_cli.core.model.three_scale import S2ClipVisionConfig, S2ClipVisionModel
 from medvlm_cli.core.model.tiny import TinyRecipe, make_tiny
@@ -57,11 +59,10 @@ def parts_of_checkpoint(folder: Path) -> Parts:
     Raises:
         DataError: there is none.
     """
-    try:
+    what, fix = f"{folder}: there is no checkpoint", "make one with `medvlm pretrain`"
+    with reading(lambda reason, error: DataError(f"{what} ({reason})" if folder.is_dir() else what, fix)):
         config: Any = MedVLMConfig.from_pretrained(folder, local_files_only=True)
         processor = LlavaProcessor.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise DataError(f"{folder}: there is no checkpoint", "make one with `medvlm pretrain`") from error
     return Parts(vision=config.vision_config, text=config.text_config, processor=processor)
 
 
@@ -128,22 +129,24 @@ def tower_flop(config: S2ClipVisionConfig) -> float:
 
 
 def _join(config: Any, tower: str, llm: str) -> Parts:
-    vision, local = _vision(tower, config), Path(llm).is_dir() or not _reachable(llm)
+    vision = _vision(tower, config)
+    where = HubId(llm, None) if Path(llm).is_dir() else hub_id(llm) or HubId(llm, None)
+    local = Path(llm).is_dir() or not _reachable(where)
+    given: dict[str, Any] = {"revision": where.revision, "local_files_only": local}
+    fix = f"give a folder with --set llm=/path, or one that needs no hub: {', '.join(KNOWN)}, tiny"
     try:
-        text = AutoConfig.from_pretrained(llm, trust_remote_code=False, local_files_only=local)
-    except (OSError, ValueError) as error:
-        if llm not in KNOWN:
-            raise ConfigError(
-                f"llm {llm}: its config.json could not be read ({_line(error)})",
-                f"give a folder with --set llm=/path, or one that needs no hub: {', '.join(KNOWN)}, tiny",
-            ) from error
+        with reading(lambda reason, _: ConfigError(f"llm {llm}: its config.json could not be read ({reason})", fix)):
+            text = AutoConfig.from_pretrained(where.name, trust_remote_code=False, **given)
+    except ConfigError:
+        if where.name not in KNOWN:
+            raise
         note = f"{llm}: sizes from the table, config.json not reached"
-        return Parts(vision=vision, text=AutoConfig.for_model(**KNOWN[llm]), processor=None, notes=(note,))
+        return Parts(vision=vision, text=AutoConfig.for_model(**KNOWN[where.name]), processor=None, notes=(note,))
     try:
-        tokenizer = AutoTokenizer.from_pretrained(llm, trust_remote_code=False, local_files_only=local)
-    except (OSError, ValueError) as error:
-        note = f"{llm}: its tokenizer could not be read ({_line(error)})"
-        return Parts(vision=vision, text=text, processor=None, notes=(note,))
+        with reading(lambda reason, _: ConfigError(f"{llm}: its tokenizer could not be read ({reason})")):
+            tokenizer = AutoTokenizer.from_pretrained(where.name, trust_remote_code=False, **given)
+    except ConfigError as error:
+        return Parts(vision=vision, text=text, processor=None, notes=(error.what,))
     family = family_of(tokenizer, text.model_type)
     add_tokens(tokenizer)
     return Parts(vision=vision, text=text, processor=make_processor(tokenizer, vision, family, config.fit))
@@ -158,11 +161,9 @@ def _vision(tower: str, config: Any) -> S2ClipVisionConfig:
     name = tower.partition(":")[0]
     if name in TOWERS:
         return _fitting(tower, lambda: TOWERS[name].config(config.scales, config.antialias))
-    try:
+    fix = f"give a folder with a CLIP vision model, or one of {', '.join(TOWERS)}, tiny"
+    with reading(lambda reason, error: ConfigError(f"tower {tower}: no such tower, and no such folder", fix)):
         stored = CLIPVisionConfig.from_pretrained(tower, local_files_only=True).to_dict()
-    except (OSError, ValueError) as error:
-        fix = f"give a folder with a CLIP vision model, or one of {', '.join(TOWERS)}, tiny"
-        raise ConfigError(f"tower {tower}: no such tower, and no such folder", fix) from error
     stored.pop("model_type", None)
     scales = {"s2_scales": list(config.scales), "s2_antialias": config.antialias}
     return _fitting(tower, lambda: S2ClipVisionConfig(**stored | scales))
@@ -177,14 +178,10 @@ def _fitting(tower: str, make: Callable[[], S2ClipVisionConfig]) -> S2ClipVision
         raise ConfigError(f"tower {tower}: {error.__cause__}", "mend it with --set scales=...") from error
 
 
-def _reachable(name: str) -> bool:
+def _reachable(where: HubId) -> bool:
     """Whether the hub answers: asked once, because transformers asks six times over half a minute."""
     try:
-        HfApi().model_info(name, timeout=_REACH_SECONDS)
+        HfApi().model_info(where.name, revision=where.revision, timeout=_REACH_SECONDS)
     except Exception:  # no network, no answer, no such model, an offline mode: all the same here
         return False
     return True
-
-
-def _line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

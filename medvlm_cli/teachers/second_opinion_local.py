@@ -1,7 +1,6 @@
 """A language model on this machine as the judge of open answers: pinned, greedy, free."""
 
 import hashlib
-import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from medvlm_cli.core.clean import clean
 from medvlm_cli.core.commit import sha256_of
 from medvlm_cli.core.errors import ConfigError, RemoteError
+from medvlm_cli.core.model.foreign import reading
+from medvlm_cli.core.model.hub_id import owned_id
 from medvlm_cli.core.tell import Tell
 from medvlm_cli.teachers.second_opinion import PROMPT, Case, Keep, read_reply
 
@@ -19,8 +20,6 @@ BATCH = 16
 """Cases that are judged together."""
 NEW_TOKENS = 8
 """Of one answer: it is to be one word."""
-
-_PINNED = re.compile(r"(?P<name>[\w-][\w.-]*/[\w.-]+)@(?P<revision>[0-9a-f]{40})")
 
 
 class LocalJudge:
@@ -38,12 +37,12 @@ class LocalJudge:
     """
 
     def __init__(self, who: str, tell: Tell) -> None:
-        folder, pinned = Path(who), _PINNED.fullmatch(who)
+        folder, pinned = Path(who), owned_id(who)
         if who and folder.is_dir():
             self._where, self._revision = str(folder), None
             self.label = f"local:{folder.resolve().name}@{_digest(folder)[:12]}"
-        elif pinned:
-            self._where, self._revision = pinned["name"], pinned["revision"]
+        elif pinned and pinned.revision:
+            self._where, self._revision = pinned
             self.label = f"local:{who}"
         else:
             raise ConfigError(
@@ -73,21 +72,21 @@ class LocalJudge:
                 keep(read_reply(case.key, text))
 
     def _load(self) -> tuple[Any, Any]:
-        try:
+        def refused(reason: str, error: Exception) -> ConfigError | RemoteError:
+            if self._revision is None or not isinstance(error, OSError):
+                what = f"--judge {self._where}: not a language model of transformers ({reason})"
+                return ConfigError(what, "take another")
+            return RemoteError(
+                f"--judge {self._where}: the hub did not give it ({reason})", "check name, revision and HF_TOKEN"
+            )
+
+        with reading(refused):
             tokenizer = AutoTokenizer.from_pretrained(
                 self._where, revision=self._revision, padding_side="left", trust_remote_code=False
             )
             model: Any = AutoModelForCausalLM.from_pretrained(
                 self._where, revision=self._revision, dtype="auto", trust_remote_code=False, use_safetensors=True
             )
-        except (OSError, ValueError) as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            if self._revision is None or isinstance(error, ValueError):
-                what = f"--judge {self._where}: not a language model of transformers ({reason})"
-                raise ConfigError(what, "take another") from error
-            raise RemoteError(
-                f"--judge {self._where}: the hub did not give it ({reason})", "check name, revision and HF_TOKEN"
-            ) from error
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
         return model.to("cuda" if torch.cuda.is_available() else "cpu").eval(), tokenizer

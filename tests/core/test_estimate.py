@@ -315,7 +315,7 @@ def test_an_unreachable_language_model_that_no_table_has_is_refused(tmp_path):
 def test_the_hub_is_asked_once_and_not_again_where_it_does_not_answer(monkeypatch):
     asked_hub, asked_files = [], []
 
-    def from_pretrained(name, trust_remote_code, local_files_only):
+    def from_pretrained(name, revision, trust_remote_code, local_files_only):
         asked_files.append(local_files_only)
         raise OSError
 

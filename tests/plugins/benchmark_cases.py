@@ -60,7 +60,10 @@ def zipped(members):
 
 @contextmanager
 def serving(files, headers=None):
-    """A server on the loopback that answers these paths, and the list of paths it was asked for."""
+    """A server on the loopback that answers these paths, and the list of paths it was asked for.
+
+    ``headers`` go with every answer; they may be a function of path and body (None where there is none).
+    """
     asked = []
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -75,7 +78,7 @@ def serving(files, headers=None):
             asked.append(path)
             data = files.get(path)
             self.send_response(404 if data is None else 200)
-            for name, value in (headers or {}).items():
+            for name, value in (headers(path, data) if callable(headers) else headers or {}).items():
                 self.send_header(name, value)
             self.send_header("Content-Length", str(len(data or b"")))
             self.end_headers()

@@ -80,7 +80,8 @@ def card(config: MedVLMConfig, run: Mapping[str, Any]) -> str:
         fit=config.fit,
         channels=vision.channels,
         width=config.text_config.hidden_size,
-        llm=config.base_llm or "a causal language model",
+        llm=config.base_llm + (f" at {config.base_llm_revision}" if config.base_llm_revision else "")
+        or "a causal language model",
         tokens=vision.tokens,
         tower_licence=tower.licence if tower else "that of its maker",
         llm_licence=_LLAMA3_TERMS if of_llama else _licence(config.base_llm),

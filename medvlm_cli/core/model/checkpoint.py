@@ -8,22 +8,21 @@ file and never runs the one it finds in a folder.
 
 import inspect
 import json
-import re
 from collections.abc import Mapping
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
 from medvlm_kernels import reference
-from safetensors import SafetensorError
 from transformers import LlavaProcessor
 
 from medvlm_cli.core import commit
 from medvlm_cli.core.errors import DataError, MedVLMError, RemoteError
 from medvlm_cli.core.model import standalone
 from medvlm_cli.core.model.card import card
+from medvlm_cli.core.model.foreign import reading
 from medvlm_cli.core.model.fresh import verify_loads
+from medvlm_cli.core.model.hub_id import HubId, owned_id
 from medvlm_cli.core.model.standalone import forget_conversions
 from medvlm_cli.core.model.vlm import MedVLMConfig, MedVLMForConditionalGeneration
 
@@ -38,7 +37,6 @@ AUTO_MAP = {
 _MAKE_ONE = "make one with `medvlm pretrain` and `medvlm finetune`, or a small one with `make demo`"
 _PICKLES = {".bin", ".pt", ".pth", ".ckpt", ".pkl"}
 _TAKEN = "from medvlm_kernels.reference import merge_scale, split_scale"
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 def save(
@@ -129,7 +127,7 @@ def load(
     """Read a model, in evaluation mode.  Code that the folder brings along is not run.
 
     Args:
-        where: folder, or hub id.
+        where: folder, or hub id, with ``@`` and a commit where it is to be the same for ever.
         device: where to put it.
         dtype: of all weights.
 
@@ -139,18 +137,23 @@ def load(
         RemoteError: the hub did not give it.
     """
     folder, local = Path(where), Path(where).is_dir()
+    found = HubId(str(where), None) if local else owned_id(where)
+    if found is None:
+        raise DataError(f"{where}: there is no checkpoint", _MAKE_ONE)
     if local:
         verify(folder)
-    elif isinstance(where, Path) or not _HUB_ID.fullmatch(where):
-        raise DataError(f"{where}: there is no checkpoint", _MAKE_ONE)
-    try:
-        model = MedVLMForConditionalGeneration.from_pretrained(where, dtype=dtype, use_safetensors=True)
-        processor = LlavaProcessor.from_pretrained(where, trust_remote_code=False)
-    except (OSError, ValueError, SafetensorError, UnpicklingError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    name, revision = found
+
+    def refused(reason: str, error: Exception) -> DataError | RemoteError:
         if local:
-            raise DataError(f"{where}: the checkpoint cannot be read ({reason})", _MAKE_ONE) from error
-        raise RemoteError(f"{where}: no such folder, and the hub did not give it ({reason})", _MAKE_ONE) from error
+            return DataError(f"{where}: the checkpoint cannot be read ({reason})", _MAKE_ONE)
+        return RemoteError(f"{where}: no such folder, and the hub did not give it ({reason})", _MAKE_ONE)
+
+    with reading(refused):
+        model: Any = MedVLMForConditionalGeneration.from_pretrained(
+            name, revision=revision, dtype=dtype, use_safetensors=True
+        )
+        processor = LlavaProcessor.from_pretrained(name, revision=revision or "main", trust_remote_code=False)
     return model.to(device).eval(), processor
 
 
@@ -175,7 +178,11 @@ def verify(folder: Path) -> None:
         raise DataError(f"{folder}: it has no weights", _MAKE_ONE)
     if not (folder / RUN).is_file():
         return
-    for name, written in _json(folder / RUN).get("weights", {}).items():
+    weights = _json(folder / RUN).get("weights", {})
+    facts = weights.values() if isinstance(weights, dict) else [weights]
+    if not all(isinstance(one, dict) and {"bytes", "sha256"} <= one.keys() for one in facts):
+        raise DataError(f"{folder / RUN}: what it says of weights is not what medvlm writes", _MAKE_ONE)
+    for name, written in weights.items():
         path = folder / name
         if not path.is_file():
             raise DataError(f"{path}: the weight file is missing", "copy the checkpoint again, or train again")

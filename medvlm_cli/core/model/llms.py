@@ -3,10 +3,8 @@
 Any causal language model of Hugging Face will do.  Code that a model brings along is never run.
 """
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -14,10 +12,11 @@ from transformers import AddedToken, AutoModelForCausalLM, AutoTokenizer, PreTra
 
 from medvlm_cli.core import prompts
 from medvlm_cli.core.errors import ConfigError, RemoteError
+from medvlm_cli.core.model.foreign import reading
+from medvlm_cli.core.model.hub_id import HubId, hub_id
 
 VOCABULARY_MULTIPLE = 64
 """The embedding grows to a multiple of this, which matrix units like; the rows beyond the tokenizer are never used."""
-_HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
 
 
 @dataclass(frozen=True)
@@ -56,32 +55,41 @@ def load_llm(name_or_path: str, dtype: torch.dtype) -> tuple[PreTrainedModel, Pr
     up to a multiple of ``VOCABULARY_MULTIPLE``; new rows are the mean of the old ones, so that none stands out.
 
     Args:
-        name_or_path: hub id or folder.
+        name_or_path: folder, or hub id, with ``@`` and a commit where it is to be the same for ever.
         dtype: of the weights.
 
     Returns:
         The model, its tokenizer, the name of its family in ``LLMS``.
 
     Raises:
-        ConfigError: there is no such folder, or it is no causal language model, or has no end token or fast tokenizer.
+        ConfigError: there is no such folder, or it is no causal language model in safetensors, or has no end token or
+            fast tokenizer.
         RemoteError: the hub did not give it.
     """
     local = Path(name_or_path).is_dir()
-    if not local and not _HUB_ID.fullmatch(name_or_path):
-        raise ConfigError(f"llm {name_or_path}: no such folder", "check the path, or give a hub id or `tiny`")
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(name_or_path, trust_remote_code=False)
-        llm = AutoModelForCausalLM.from_pretrained(name_or_path, dtype=dtype, trust_remote_code=False)
-    except (OSError, ValueError, UnpicklingError) as error:  # ValueError: a model type of code of its own
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        if local or isinstance(error, ValueError | UnpicklingError):
-            raise ConfigError(
-                f"llm {name_or_path}: not a causal language model of transformers ({reason})", "take another one"
-            ) from error
-        raise RemoteError(
+    where = HubId(name_or_path, None) if local else hub_id(name_or_path)
+    if where is None:
+        raise ConfigError(
+            f"llm {name_or_path}: no such folder",
+            "check the path, or give `tiny` or a hub id: OWNER/NAME, or OWNER/NAME@REVISION (40 hex digits)",
+        )
+
+    def refused(reason: str, error: Exception) -> ConfigError | RemoteError:
+        if local or not isinstance(error, OSError):
+            return ConfigError(
+                f"llm {name_or_path}: not a causal language model of transformers ({reason})",
+                "take another one; weights must be safetensors, because a pickle runs code when it is opened",
+            )
+        return RemoteError(
             f"llm {name_or_path}: no such folder, and the hub did not give it ({reason})",
             "accept its terms on the hub and set HF_TOKEN, or give a folder: --set llm=/path, or --set llm=tiny",
-        ) from error
+        )
+
+    with reading(refused):
+        tokenizer = AutoTokenizer.from_pretrained(where.name, revision=where.revision, trust_remote_code=False)
+        llm = AutoModelForCausalLM.from_pretrained(
+            where.name, revision=where.revision, dtype=dtype, trust_remote_code=False, use_safetensors=True
+        )
     if not tokenizer.is_fast or tokenizer.eos_token is None:
         raise ConfigError(f"llm {name_or_path}: its tokenizer is not a fast one, or has no end token", "take another")
     family = family_of(tokenizer, llm.config.model_type)

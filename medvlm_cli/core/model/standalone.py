@@ -200,6 +200,8 @@ class MedVLMConfig(LlavaConfig):
     """How the language model chats: llama3, mistral, own or generic."""
     base_tower: str = ""
     base_llm: str = ""
+    base_llm_revision: str = ""
+    """The commit of a language model from the hub."""
 
     def __post_init__(self, **kwargs: Any) -> None:
         if isinstance(self.vision_config, dict):  # here, because a class from a folder is in no registry

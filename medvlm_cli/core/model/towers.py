@@ -14,17 +14,16 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any, Literal
 
 import torch
 from huggingface_hub import hf_hub_download
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import CLIPVisionModel, PreTrainedModel, SiglipVisionModel
 
 from medvlm_cli.core.errors import ConfigError, RemoteError
 from medvlm_cli.core.model.convert import convert_open_clip, convert_timm
+from medvlm_cli.core.model.foreign import reading
 from medvlm_cli.core.model.standalone import S2ClipVisionConfig
 from medvlm_cli.core.model.three_scale import S2ClipVisionModel
 
@@ -219,33 +218,22 @@ def _open_clip_visual(name: str, spec: TowerSpec, weights: str) -> Mapping[str, 
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)  # open_clip and the hub log to the terminal; what matters is in the error
     try:
-        model = open_clip.create_model(spec.open_clip_name, pretrained=weights or spec.pretrained)
-    except (OSError, RuntimeError, UnpicklingError) as error:  # the hub's are OSErrors; open_clip's RuntimeErrors
-        if weights:
-            raise ConfigError(f"tower {name}: {weights} does not hold its weights ({_line(error)})") from error
-        raise _unfetched(name, error) from error
+        with reading(_unread(name, weights)):
+            model = open_clip.create_model(spec.open_clip_name, pretrained=weights or spec.pretrained)
     finally:
         logging.disable(before)
     return convert_open_clip(model.visual.state_dict())
-
-
-def _line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _timm_visual(name: str, spec: TowerSpec, weights: str) -> Mapping[str, torch.Tensor]:
     """The visual weights of a CLIP of open_clip whose image half is timm's; its text half is never built."""
     if weights and not Path(weights).is_file():
         raise ConfigError(f"tower {name}: no weight file {weights}", "check the path behind the colon")
-    try:
+    with reading(_unread(name, "")):
         path = weights or hf_hub_download(spec.pretrained, _WEIGHTS)
-    except (OSError, ValueError) as error:  # the hub's errors
-        raise _unfetched(name, error) from error
-    try:
+    with reading(_unread(name, path)):
         state = load_file(path) if path.endswith(".safetensors") else torch.load(path, "cpu", weights_only=True)
         trunk = {key: value for key, value in state.items() if key.startswith("visual.trunk.")}
-    except (OSError, RuntimeError, SafetensorError, ValueError, AttributeError, EOFError, UnpicklingError) as error:
-        raise ConfigError(f"tower {name}: {path} does not hold its weights ({_line(error)})") from error
     if not trunk:
         raise ConfigError(f"tower {name}: {path} does not hold its weights (none begins with visual.trunk)")
     return convert_timm({key.removeprefix("visual.trunk."): value for key, value in trunk.items()})
@@ -255,12 +243,8 @@ def _siglip_visual(name: str, spec: TowerSpec, weights: str) -> Mapping[str, tor
     """The visual weights of a SigLIP of Hugging Face, without its pooling head."""
     if weights and not Path(weights).is_dir():
         raise ConfigError(f"tower {name}: no folder {weights}", "check the path behind the colon")
-    try:
-        model = SiglipVisionModel.from_pretrained(weights or spec.pretrained, dtype=torch.float32)
-    except (OSError, ValueError, RuntimeError, UnpicklingError) as error:
-        if weights:
-            raise ConfigError(f"tower {name}: {weights} does not hold its weights ({_line(error)})") from error
-        raise _unfetched(name, error) from error
+    with reading(_unread(name, weights)):
+        model = SiglipVisionModel.from_pretrained(weights or spec.pretrained, dtype=torch.float32, use_safetensors=True)
     return _without_head(model)
 
 
@@ -268,11 +252,18 @@ def _without_head(model: PreTrainedModel) -> dict[str, torch.Tensor]:
     return {key: value for key, value in model.state_dict().items() if not key.startswith("head.")}
 
 
-def _unfetched(name: str, error: BaseException) -> RemoteError:
-    return RemoteError(
-        f"tower {name}: its weights could not be fetched ({_line(error)})",
-        f"fetch them where there is a network and give --set tower={name}:/path/of/the/file, or --set tower=tiny",
-    )
+def _unread(name: str, weights: str) -> Callable[[str, Exception], ConfigError | RemoteError]:
+    """The error where a tower's weights cannot be read; without a file or folder of them they were to be fetched."""
+
+    def refused(reason: str, error: Exception) -> ConfigError | RemoteError:
+        if weights:
+            return ConfigError(f"tower {name}: {weights} does not hold its weights ({reason})")
+        return RemoteError(
+            f"tower {name}: its weights could not be fetched ({reason})",
+            f"fetch them where there is a network and give --set tower={name}:/path/of/the/file, or --set tower=tiny",
+        )
+
+    return refused
 
 
 def _from_folder(folder: Path, scales: Sequence[int], antialias: bool) -> S2ClipVisionModel:
@@ -281,28 +272,27 @@ def _from_folder(folder: Path, scales: Sequence[int], antialias: bool) -> S2Clip
     Its pixel statistics come from ``preprocessor_config.json`` where it has one.  Where its own size leaves pixels
     over, the first scale may be the size of the patches alone: 378 for 384 pixels in patches of 14.
     """
-    try:
+    what, fix = (
+        "neither a CLIP nor a SigLIP vision model of Hugging Face",
+        "give a folder with config.json and model.safetensors",
+    )
+    images = folder / "preprocessor_config.json"
+    with reading(lambda reason, error: ConfigError(f"tower {folder}: {what} ({reason})", fix)):
         kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type", "")
         classes: dict[str, Any] = {"clip": CLIPVisionModel, "siglip": SiglipVisionModel}
         if kind.removesuffix("_vision_model") not in classes:
             raise ValueError(f"model_type {kind!r}")
         kind = kind.removesuffix("_vision_model")
-        model = classes[kind].from_pretrained(folder, dtype=torch.float32, local_files_only=True)
-    except (OSError, ValueError, UnpicklingError) as error:
-        raise ConfigError(
-            f"tower {folder}: neither a CLIP nor a SigLIP vision model of Hugging Face ({_line(error)})",
-            "give a folder with config.json and model.safetensors",
-        ) from error
+        model = classes[kind].from_pretrained(folder, dtype=torch.float32, local_files_only=True, use_safetensors=True)
+        stored = json.loads(images.read_text(encoding="utf-8")) if images.is_file() else {}
+        pixels = {key: stored[key] for key in ("image_mean", "image_std") if key in stored}
     settings = {key: value for key, value in model.config.to_dict().items() if key not in _OWN}
     if kind == "siglip":
         settings |= {"image_mean": list(_HALF), "image_std": list(_HALF)}
     patch, side = settings["patch_size"], settings["image_size"] // settings["patch_size"]
     if scales and scales[0] == side * patch:
         settings["image_size"] = scales[0]
-    images = folder / "preprocessor_config.json"
-    if images.is_file():
-        stored = json.loads(images.read_text(encoding="utf-8"))
-        settings |= {key: stored[key] for key in ("image_mean", "image_std") if key in stored}
+    settings |= pixels
     config = _fitting(
         lambda scales, antialias: S2ClipVisionConfig(
             **settings, s2_tower=kind, s2_scales=scales, s2_antialias=antialias

@@ -25,6 +25,7 @@ from medvlm_cli.core.errors import ConfigError
 from medvlm_cli.core.images import Fit
 from medvlm_cli.core.model import standalone
 from medvlm_cli.core.model.connector import init_connector
+from medvlm_cli.core.model.hub_id import hub_id, pinned
 from medvlm_cli.core.model.llms import LLMS, load_llm, stop_ids
 from medvlm_cli.core.model.loss import target_loss
 from medvlm_cli.core.model.standalone import MedVLMConfig, S2ClipVisionConfig, forget_conversions
@@ -73,7 +74,7 @@ def build_model(
 
     Args:
         tower: name or folder, as ``load_tower`` takes it.
-        llm: hub id or folder of a causal language model.
+        llm: folder or hub id of a causal language model, as ``load_llm`` takes it.
         scales: pixels, the tower's own size first, then multiples of it.
         dtype: of all weights.
         fit: how an image is made square.
@@ -88,10 +89,12 @@ def build_model(
         RemoteError: a part could not be fetched.
     """
     vision: Any = load_tower(tower, scales, antialias)
-    words, tokenizer, family = load_llm(llm, dtype)
+    named = None if Path(llm).is_dir() else pinned(hub_id(llm))
+    words, tokenizer, family = load_llm(str(named or llm), dtype)
     processor = make_processor(tokenizer, vision.config, family, fit)
     config = make_config(vision.config, words.config, processor.image_token_id, fit, family)
-    config.base_tower, config.base_llm = _public(tower.partition(":")[0]), _public(llm)
+    config.base_tower, config.base_llm = _public(tower.partition(":")[0]), named.name if named else _public(llm)
+    config.base_llm_revision = (named and named.revision) or ""
     with torch.device("meta"):
         model: Any = MedVLMForConditionalGeneration(config)
     model.model.vision_tower = vision.to(dtype)
