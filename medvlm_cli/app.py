@@ -5,10 +5,12 @@ import os
 import signal
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from types import FrameType
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn, TextIO
 
 import typer
 import typer.core
@@ -89,32 +91,78 @@ def main() -> None:
     """Run the command line; exit codes are those of ``core.errors``, and of the shell's convention for signals."""
     _open_streams()
     offline.silence()
-    here = threading.current_thread() is threading.main_thread()  # elsewhere, whoever started it handles signals
-    before = signal.signal(signal.SIGTERM, _end) if here else None
     try:
-        code = _status()
-        sys.stdout.flush()  # here, and not at the interpreter's end, where a reader that is gone has no status
+        with _Asked() as asked:
+            code = _status(asked)
+            sys.stdout.flush()  # here, and not at the interpreter's end, where a reader that is gone has no status
     except BrokenPipeError:
         code = _PIPE
-    finally:
-        if here:
-            signal.signal(signal.SIGTERM, before)
-    if code == _PIPE:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains at its end
+    except OSError as error:  # stdout or stderr is a file, and its disk takes no more
+        if error.errno not in _REFUSED:
+            raise
+        code = ResourceError.exit_code
+        with suppress(OSError):
+            render.error(f"cannot say all that is to be said: {error.strerror}", "free some space", code)
+        _close(sys.stderr)
+    if code in (_PIPE, ResourceError.exit_code):
+        _close(sys.stdout)
     raise SystemExit(code)
 
 
-def _status() -> int:
+def _close(stream: TextIO) -> None:
+    """Let what a stream still holds go nowhere, or the interpreter complains at its end and changes the status."""
+    with suppress(OSError):
+        stream.flush()
+        return
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+class _Asked:
+    """SIGTERM and SIGINT unwind, so that locks and unfinished files go; a second SIGTERM ends the process at once."""
+
+    _SOON = 5.0
+    """Seconds after a signal in which an error is what a library has made of it."""
+
+    def __init__(self) -> None:
+        self.number, self._at = 0, 0.0
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> "_Asked":
+        if threading.current_thread() is threading.main_thread():  # elsewhere, whoever started it handles signals
+            self._before[signal.SIGTERM] = signal.signal(signal.SIGTERM, self._end)
+            if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # and not ignored, as in the background
+                self._before[signal.SIGINT] = signal.signal(signal.SIGINT, self._end)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _end(self, number: int, frame: FrameType | None) -> NoReturn:
+        self.number, self._at = number, time.monotonic()
+        if number == signal.SIGINT:
+            raise KeyboardInterrupt
+        signal.signal(number, signal.SIG_DFL)
+        raise SystemExit(_ENDED)
+
+    def just_now(self) -> bool:
+        """Whether a signal came a moment ago: C code that calls Python code may lose what the signal raised there."""
+        return bool(self.number) and time.monotonic() - self._at < self._SOON
+
+
+def _status(asked: _Asked) -> int:
     """Run, say what went wrong, and give the exit status."""
     try:
         app(standalone_mode=True)
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
-    except MedVLMError as error:
-        return _fail(error)
     except KeyboardInterrupt:
         return _INTERRUPTED
     except Exception as error:
+        if asked.just_now() and not isinstance(error, BrokenPipeError):
+            return 128 + asked.number
+        if isinstance(error, MedVLMError):
+            return _fail(error)
         if isinstance(error, OSError) and error.errno in _REFUSED:
             return _fail(ResourceError(str(error), "free some space, or give another folder with -o or -w"))
         return _bug(error)
@@ -131,12 +179,6 @@ def _bug(error: Exception) -> int:
     render.hint(render.harmless("".join(traceback.format_exception(error))).rstrip())
     render.error(f"a bug of medvlm: {type(error).__name__}", _REPORT, 1)
     return 1
-
-
-def _end(number: int, frame: FrameType | None) -> NoReturn:
-    """SIGTERM unwinds, so that locks and unfinished files go; a second one ends the process at once."""
-    signal.signal(number, signal.SIG_DFL)
-    raise SystemExit(_ENDED)
 
 
 def _open_streams() -> None:

@@ -1,4 +1,4 @@
-"""``python -m tests.crash_cases CASE MODE FOLDER [MUTATION]``: a run that is cut off at its first operation, begun
+"""``python -m tests.crash_cases CASE MODE FOLDER``: a run that is cut off at its first operation, begun
 anew, cut off at its second, and so on until one ends clean; then what is damaged, as JSON.
 
 Every attempt is forked from this process, which has done the whole run once and has all libraries loaded.
@@ -166,10 +166,19 @@ class Checkpoint:
             log.append({"step": step, "loss": 1 / step})
             log.sync()
             checkpoints.begin(step)
-            for name in ("trainable.safetensors", "optimizer.pt"):
-                (checkpoints.part(step) / name).write_bytes(f"{name} {step}".encode() * 50)
+            for name in ("trainable.safetensors", "optimizer.pt", "ranks/0.pt"):
+                self.as_a_library_writes(checkpoints.part(step) / name, f"{name} {step}".encode() * 50)
             checkpoints.commit(step)
             promised.write_text(str(step))  # not through ``commit``: the test's own note, which no cut takes back
+
+    def as_a_library_writes(self, path, data):
+        """Without settling anything; the points are there to tell what is unsettled."""
+        if not path.parent.exists():
+            failpoint.reached("open", path.parent)
+            path.parent.mkdir()
+        failpoint.reached("open", path)
+        failpoint.reached("write", path)
+        path.write_bytes(data)
 
     def found(self, folder):
         from medvlm_cli.core.resume import KEEP, Checkpoints, StepLog
@@ -187,30 +196,6 @@ class Checkpoint:
 
 
 CASES = {"fetch": Fetch, "synthesize": Synthesize, "eval": Eval, "checkpoint": Checkpoint}
-
-
-def no_sync(file, path):
-    """A mutation: nothing is ever made durable."""
-
-
-def straight(old, new):
-    """A mutation: the name comes without fsync of its folder, and the folder is told so much later."""
-    failpoint.reached("rename", old, new)
-    old.replace(new)
-
-
-def own_name(self, path):
-    """A mutation: the file is written under its final name."""
-    self.path, self.tmp, self.bytes, self._sha256 = path, path, 0, hashlib.sha256()
-    failpoint.reached("open", path)
-    self._file = path.open("wb", buffering=0)
-
-
-MUTATIONS = {
-    "no fsync": (commit, "_sync", no_sync),
-    "no fsync of the folder": (commit, "rename", straight),
-    "no temporary name": (commit.DurableFile, "__init__", own_name),
-}
 
 
 def child(task):
@@ -241,16 +226,50 @@ def cut_off(case, folder, at, mode):
     """One attempt, in a forked process that dies at its ``at``-th operation."""
 
     def task():
-        failpoint.reached = PowerCut(at, mode)
+        cut = PowerCut(at, mode)
+        failpoint.reached, os.fsync = cut, cut.settled
+        note_promises(folder.parent / "promises.jsonl")
         case.run(folder)
 
     return child(task)
 
 
+def note_promises(notes):
+    """Note, once a record is said to be durable, how long its file is then; until the program removes the file."""
+    reached, append_line, sync = failpoint.reached, commit.append_line, commit.Growing.sync
+
+    def note(path, size):
+        with notes.open("a") as file:
+            file.write(json.dumps([str(path), size]) + "\n")
+
+    def noted_line(path, line):
+        append_line(path, line)
+        note(path, path.stat().st_size)
+
+    def noted_sync(growing):
+        sync(growing)
+        note(growing.path, growing.path.stat().st_size)
+
+    def noted_end(operation, path, to=None):
+        if operation == "unlink":
+            note(path, 0)
+        reached(operation, path, to)
+
+    failpoint.reached, commit.append_line, commit.Growing.sync = noted_end, noted_line, noted_sync
+
+
+def check_promises(notes):
+    """Raise where a record that was said to be durable is not there."""
+    lines = notes.read_text().splitlines() if notes.exists() else []
+    for path, size in dict(map(json.loads, lines)).items():
+        there = Path(path).stat().st_size if Path(path).exists() else 0
+        assert there >= size, f"{path}: of {size} durable bytes {there} are there"
+
+
 def walk(case, mode, root, impatient):
     """Cut off one run after the other; returns the number of points, and what was damaged at which.
 
-    With ``impatient``, the first damage ends it.
+    With ``impatient``, the first damage ends it, else the tenth.
     """
     golden = root / "golden"
     golden.mkdir()
@@ -262,6 +281,7 @@ def walk(case, mode, root, impatient):
     while True:
         folder = root / "run"
         shutil.copytree(start, folder)
+        (root / "promises.jsonl").unlink(missing_ok=True)
         how, said = cut_off(case, folder, at, mode)
         if how == "clean":
             return {"points": at - 1, "damaged": damaged}
@@ -270,7 +290,7 @@ def walk(case, mode, root, impatient):
         else:
             damaged += [[at, told] for told in after(case, folder, wanted)]
         shutil.rmtree(folder)
-        if damaged and impatient:
+        if len(damaged) >= (1 if impatient else 10):
             return {"points": at, "damaged": damaged}
         at += 1
 
@@ -279,6 +299,7 @@ def after(case, folder, wanted):
     """What is wrong with what a cut left, with the run that goes on from it, or with its result; nothing as a rule."""
 
     def task():
+        check_promises(folder.parent / "promises.jsonl")
         case.partly(folder)
         case.run(folder)
         found = case.found(folder)
@@ -288,14 +309,10 @@ def after(case, folder, wanted):
     return [] if how == "clean" else [said or how]
 
 
-def main():
+def main(name, mode, root, impatient=False):
     os.fsync = lambda file: None  # what it makes durable is ``PowerCut``'s to say, and the disk's to take time for
-    case, mode, root = CASES[sys.argv[1]](), sys.argv[2], Path(sys.argv[3])
-    if sys.argv[4:]:
-        holder, name, changed = MUTATIONS[sys.argv[4]]
-        setattr(holder, name, changed)
-    print(json.dumps(walk(case, mode, root, impatient=len(sys.argv) > 4)))
+    print(json.dumps(walk(CASES[name](), mode, Path(root), impatient)))
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:])

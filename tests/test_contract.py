@@ -8,6 +8,7 @@ import signal
 import stat
 import subprocess
 import sys
+from contextlib import suppress
 
 import pytest
 
@@ -230,6 +231,18 @@ def test_a_second_signal_ends_what_is_slow_to_end(number, status, tmp_path):
         assert process.wait(100) == status
 
 
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_error_that_a_library_makes_of_a_signal_is_the_signal_still(number, code, monkeypatch, tmp_path):
+    def lossy(name):
+        with suppress(KeyboardInterrupt, SystemExit):
+            os.kill(os.getpid(), number)
+        raise ValueError("I/O operation on closed file")
+
+    monkeypatch.setattr(presets, "find_preset", lossy)
+    said = inside.medvlm("fetch", "phantom", "-w", tmp_path)
+    assert (said.returncode, said.stderr) == (code, "")
+
+
 INTERRUPTED_WHILE = """
 import os, signal, sys
 from importlib.abc import MetaPathFinder
@@ -273,6 +286,20 @@ def test_closed_standard_streams_lose_no_data_and_take_none(tmp_path):
     assert done.stdout == "0\n"
     manifest = json.loads((tmp_path / "out/manifest.json").read_text())
     assert manifest["rows"] == 2
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full on this system")
+@pytest.mark.parametrize(
+    "words",
+    [
+        "--version >/dev/full", "--help >/dev/full", "fetch phantom --set n=2 -q >/dev/full", "synthesize 2>/dev/full",
+        "synthesize --json >/dev/full", "fetch phantom --set n=2 >/dev/full 2>&1",
+    ],
+)  # fmt: skip
+def test_6_where_what_is_said_finds_no_room(words, tmp_path):
+    done = run(f'"$0" -m medvlm_cli {words}; echo $?', tmp_path)
+    assert done.stdout == "6\n"
+    assert "Traceback" not in done.stderr and "Exception ignored" not in done.stderr
 
 
 def test_a_reader_that_leaves_makes_141_and_no_complaint(tmp_path):

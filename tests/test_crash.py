@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from tests import mutants
 from tests.power_cut import MODES
 
 CASES = ("fetch", "synthesize", "eval", "checkpoint")
@@ -15,32 +16,54 @@ FAST = [("fetch", "torn"), ("synthesize", "lost"), ("eval", "torn"), ("checkpoin
 SLOW = [pair for pair in itertools.product(CASES, MODES) if pair not in FAST]
 
 
-def walked(folder, *words):
-    """What a walk over all points found; a process of its own, with one thread, that may fork."""
+def process(module, *words):
+    """A walk over all points: a process of its own, with one thread, that may fork."""
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "tests.crash_cases", words[0], words[1], str(folder), *words[2:]]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1500)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout)
+    command = [sys.executable, "-m", module, *map(str, words)]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1500)
 
 
 @pytest.mark.parametrize(("case", "mode"), [*FAST, *(pytest.param(*pair, marks=pytest.mark.slow) for pair in SLOW)])
 def test_a_run_cut_off_at_any_operation_leaves_nothing_damaged_and_the_same_command_finishes_it(case, mode, tmp_path):
-    found = walked(tmp_path, case, mode)
+    done = process("tests.crash_cases", case, mode, tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads(done.stdout)
     assert found["damaged"] == []
     assert found["points"] > 60
 
 
+QUICK = {
+    "_settled: _sync(file.fileno(), path)": [("checkpoint", "torn")],
+    "rename: sync_folder(new.parent)": [("checkpoint", "lost")],
+    "settle: _sync(self._file.fileno(), self.tmp)": [("fetch", "torn")],
+    mutants.NO_TEMPORARY_NAME: [("fetch", "killed")],
+}
+"""Statements and the walk that soon misses them."""
+LOCK = "acquire: fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)"
+"""Is missed by faults/test_races.py::test_without_the_lock_both_would_write."""
+
+
+def test_the_statements_that_are_taken_away_are_all():
+    assert {LOCK, *QUICK} - {mutants.NO_TEMPORARY_NAME} < set(mutants.statements())
+    assert len(mutants.statements()) >= 15
+
+
 @pytest.mark.parametrize(
-    ("case", "mode", "mutation"),
-    [
-        ("checkpoint", "torn", "no fsync"),
-        ("checkpoint", "lost", "no fsync of the folder"),
-        ("fetch", "killed", "no temporary name"),
-    ],
+    "statement",
+    [*QUICK, *(pytest.param(one, marks=pytest.mark.slow) for one in mutants.statements() if one not in (LOCK, *QUICK))],
 )
-def test_the_walk_finds_what_is_damaged_without_one_step_of_the_protocol(case, mode, mutation, tmp_path):
-    assert walked(tmp_path, case, mode, mutation)["damaged"]
+def test_without_any_statement_that_settles_or_names_a_walk_finds_damage(statement, tmp_path):
+    walks = QUICK.get(statement, list(itertools.product(("checkpoint", "fetch"), ("torn", "lost"))))
+    for number, (case, mode) in enumerate(walks):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        done = process("tests.mutants", statement, case, mode, folder)
+        if done.returncode:  # not even an undisturbed run comes to its end
+            assert "AssertionError" in done.stderr, done.stderr[-3000:]
+            return
+        if json.loads(done.stdout)["damaged"]:
+            return
+    pytest.fail(f"no walk of {walks} found anything")
 
 
 def test_the_variable_of_the_environment_kills_the_command_at_that_operation(tmp_path):

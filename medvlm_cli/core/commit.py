@@ -73,6 +73,9 @@ class DurableFile:
         self.tmp = path.with_name(path.name + TMP)
         self.bytes = 0
         self._sha256 = hashlib.sha256()
+        self.closed = False
+        """Whether ``settle`` or ``discard`` was called.  No property: pyarrow, which asks, takes an exception for yes,
+        and what a signal raises in ours would be lost."""
         with refusals(path.parent):
             failpoint.reached("open", self.tmp)
             self._file = self.tmp.open("wb", buffering=0)
@@ -92,11 +95,6 @@ class DurableFile:
         """Nothing to do: writes are not buffered."""
 
     @property
-    def closed(self) -> bool:
-        """Whether ``settle`` or ``discard`` was called; what pyarrow asks."""
-        return self._file.closed
-
-    @property
     def sha256(self) -> str:
         """SHA-256 of everything written, in hex."""
         return self._sha256.hexdigest()
@@ -107,6 +105,7 @@ class DurableFile:
             _sync(self._file.fileno(), self.tmp)
             failpoint.reached("close", self.tmp)
             self._file.close()
+            self.closed = True
 
     def publish(self) -> None:
         """Give the settled file its own name."""
@@ -115,6 +114,7 @@ class DurableFile:
     def discard(self) -> None:
         """Remove what was written so far."""
         self._file.close()
+        self.closed = True
         failpoint.reached("unlink", self.tmp)
         self.tmp.unlink(missing_ok=True)
 
@@ -207,9 +207,13 @@ def append_line(path: Path, line: str) -> None:
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder and its parents."""
+    """Make a folder and its parents, durably: with the name of a folder goes what was made durable in it."""
     with refusals(path):
-        path.mkdir(parents=True, exist_ok=True)
+        for missing in reversed([one for one in (path, *path.parents) if not one.exists()]):
+            failpoint.reached("open", missing)
+            missing.mkdir(exist_ok=True)  # another process may be making it too
+            sync_folder(missing.parent)
+        path.mkdir(exist_ok=True)  # complains of a file of that name
 
 
 def remove(path: Path) -> None:

@@ -21,7 +21,7 @@ TESTED = {
     ],
     "cut off at every operation on the disk": [
         "test_crash.py::test_a_run_cut_off_at_any_operation_leaves_nothing_damaged_and_the_same_command_finishes_it",
-        "test_crash.py::test_the_walk_finds_what_is_damaged_without_one_step_of_the_protocol",
+        "test_crash.py::test_without_any_statement_that_settles_or_names_a_walk_finds_damage",
     ],
     "a rank killed": [
         "faults/test_ranks.py::test_of_many_ranks_the_one_that_is_gone_or_hangs_is_named_and_all_end",
