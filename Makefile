@@ -7,7 +7,7 @@ READY := .venv/.ready
 VLLM := .venv-vllm/bin
 VLLM_READY := .venv-vllm/.ready
 
-.PHONY: demo test test-slow test-vllm lint format lock help-texts bench clean
+.PHONY: demo test test-slow test-vllm coverage lint format lock help-texts bench clean
 
 demo: $(READY)
 	$(BIN)/python -m medvlm_cli.demo --seed $(SEED)
@@ -22,6 +22,13 @@ test-slow: $(READY)
 # A real vLLM, on the processor: 2.5 GB in an environment of its own, because it pins its own torch.
 test-vllm: $(READY) $(VLLM_READY)
 	MEDVLM_VLLM="$(CURDIR)/$(VLLM)/python" $(BIN)/python -m pytest -m vllm tests/served
+
+# Lines and branches of what reads strangers' bytes and writes our own, by the tests of `make test`.
+coverage: $(READY)
+	$(BIN)/python -m coverage erase
+	$(BIN)/python -m coverage run -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m coverage combine --quiet
+	$(BIN)/python -m coverage report
 
 lint: $(READY)
 	$(BIN)/ruff format --check .

@@ -13,12 +13,15 @@ import sys
 import threading
 import time
 from contextlib import contextmanager
+from email.utils import formatdate
 from urllib.parse import parse_qs, unquote, urlsplit
 from xml.sax.saxutils import escape
 
 from tests.corpus import Article, md5, objects_of
 
-FAULTS = ("429", "503", "cut", "unannounced cut", "flip", "html", "empty", "drip")
+FAULTS = (
+    "429", "429 until", "500", "503", "cut", "unannounced cut", "chunked cut", "reset", "flip", "html", "empty", "drip",
+)  # fmt: skip
 _PAGE = 1000
 
 
@@ -101,9 +104,13 @@ class Bucket:
 
     async def _send(self, fault, status, body, headers, writer):
         length = len(body)
-        if fault in ("429", "503"):
-            status, body, headers = int(fault), b"<Error/>", {"Retry-After": "1"} if fault == "429" else {}
+        if fault[:3] in ("429", "500", "503"):
+            pause = {"429": "1", "429 until": formatdate(time.time() + 1, usegmt=True)}.get(fault)
+            status, body, headers = int(fault[:3]), b"<Error/>", {"Retry-After": pause} if pause else {}
             length = len(body)
+        elif fault == "reset":
+            writer.transport.abort()
+            return False
         elif fault == "flip" and body:
             at = self._random.randrange(len(body))
             body = body[:at] + bytes([body[at] ^ 1]) + body[at + 1 :]
@@ -112,10 +119,13 @@ class Bucket:
             length = len(body)
         elif fault == "empty":
             body, length = b"", 0
-        cut = fault in ("cut", "unannounced cut") and len(body) > 1
+        cut = fault.endswith("cut") and len(body) > 1
         lines = [f"HTTP/1.1 {status} X", *(f"{name}: {value}" for name, value in headers.items())]
-        lines += ["Connection: close"] if fault == "unannounced cut" else [f"Content-Length: {length}"]
+        told = {"unannounced cut": "Connection: close", "chunked cut": "Transfer-Encoding: chunked"}
+        lines += [told.get(fault, f"Content-Length: {length}")]
         writer.write("\r\n".join(lines).encode() + b"\r\n\r\n")
+        if fault == "chunked cut":
+            writer.write(f"{length:x}\r\n".encode())
         if fault == "drip":
             for at in range(min(60, len(body))):
                 writer.write(body[at : at + 1])
@@ -124,7 +134,7 @@ class Bucket:
             return False
         writer.write(body[: len(body) // 2] if cut else body)
         await writer.drain()
-        return not cut and fault != "unannounced cut"
+        return not cut and not fault.endswith("cut")
 
     def _find(self, target):
         parts = urlsplit(target)

@@ -185,6 +185,23 @@ def test_a_finished_run_is_left_alone(tmp_path):
     assert (counts.found, counts.out, counts.rejected, counts.reasons) == (180, 120, 60, {"no_image": 60})
 
 
+@pytest.mark.parametrize("kind", ["data", "rejects"])
+@pytest.mark.parametrize("harm", ["flipped", "cut", "gone"])
+def test_a_finished_run_that_is_no_longer_what_was_written_is_refused_with_the_file(tmp_path, kind, harm):
+    out = tmp_path / "figures"
+    write(out)
+    file = sorted((out / kind).glob("*.arrow"))[-1]
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    {
+        "flipped": lambda: file.write_bytes(data),
+        "cut": lambda: os.truncate(file, len(data) - 1),
+        "gone": file.unlink,
+    }[harm]()
+    with pytest.raises(DataError, match=f"{re.escape(str(file))}: missing, damaged or changed"):
+        write(out)
+
+
 def test_a_second_process_is_turned_away_with_the_holders_name(tmp_path):
     out = tmp_path / "figures"
     command = [sys.executable, "-m", "tests.core.arrow_cases", str(out)]

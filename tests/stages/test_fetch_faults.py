@@ -32,8 +32,8 @@ def hasty(monkeypatch):
     monkeypatch.setattr(retrieval, "Patience", patience)
 
 
-def rows(tmp_path, name, server):
-    (tmp_path / "ids.txt").write_text("\n".join(article.id for article in ARTICLES))
+def rows(tmp_path, name, server, articles=ARTICLES):
+    (tmp_path / "ids.txt").write_text("\n".join(article.id for article in articles))
     config = FetchConfig(pmcids=str(tmp_path / "ids.txt"), bucket=server.url, tries=10)
     fetch("pmc", tmp_path / name, config, lambda *_: None)
     found = open_dataset(tmp_path / name, ARTICLE_FIGURES)
@@ -53,6 +53,23 @@ def test_every_object_is_stored_whole_whatever_goes_wrong_on_the_way(tmp_path, h
     assert len(clean) == 180
     images = {key.rpartition("/")[2]: body for key, body in objects_of(ARTICLES).items() if key.endswith(".jpg")}
     assert {row["image"]["path"].rpartition("/")[2]: row["image"]["bytes"] for row in faulty} == images
+
+
+@pytest.mark.slow
+def test_of_five_thousand_objects_and_faults_in_three_of_ten_requests_all_are_stored_by_half_as_many_requests_again(
+    tmp_path, hasty
+):
+    articles = [Article(number, size=(16, 16)) for number in range(1, 841)]
+    objects = objects_of(articles)
+    with serving(objects) as server:
+        clean = rows(tmp_path, "clean", server, articles)
+        needed = len(server.log)
+        assert len({key for key in server.asked() if key in objects}) >= 4200
+    with serving(objects, faults=0.3, seed=5) as server:
+        assert rows(tmp_path, "faulty", server, articles) == clean
+        assert {what for _, _, what in server.log} == {"ok", *FAULTS}
+        assert len(server.log) <= 1.5 * needed
+    assert len(objects) >= 5000 and len(clean) == 3 * 840
 
 
 def test_an_object_that_is_always_wrong_is_a_reject_and_the_run_goes_on(tmp_path, hasty):
