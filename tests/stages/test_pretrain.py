@@ -16,6 +16,7 @@ import torch
 from medvlm_cli.core import train
 from medvlm_cli.core.arrow import open_dataset, write_all
 from medvlm_cli.core.commit import Lock
+from medvlm_cli.core.config import PretrainConfig
 from medvlm_cli.core.errors import BusyError, ConfigError, DataError, MedVLMError
 from medvlm_cli.core.features import Cache
 from medvlm_cli.core.model.three_scale import S2ClipVisionModel
@@ -23,6 +24,7 @@ from medvlm_cli.core.model.vlm import build_model
 from medvlm_cli.core.samples import Figures, Samples, Split
 from medvlm_cli.core.schemas import CONVERSATIONS, STEPS
 from medvlm_cli.core.steps import Job
+from medvlm_cli.stages import pretrain as stage
 from tests.training_cases import ROWS, conversation, cut_at, quiet, write_figures
 
 
@@ -245,6 +247,16 @@ def test_another_run_is_refused_with_what_differs(bench, pretrained, there):
     with pytest.raises(BusyError, match=re.escape("config lr: 0.001 -> 0.002")) as refused:
         bench.pretrain("pretrain", lr=2e-3)
     assert "remove" in refused.value.fix
+
+
+def test_a_language_model_of_the_hub_belongs_to_the_run_with_its_commit(monkeypatch, tmp_path):
+    made = []
+    monkeypatch.setattr(stage, "pinned", lambda where: where._replace(revision="a" * 40))
+    monkeypatch.setattr(stage, "run_stage", lambda training, *_: made.append(training) or {})
+    for llm in ("lab/model", str(tmp_path)):
+        stage.pretrain(tmp_path, [tmp_path], tmp_path / "out", PretrainConfig(llm=llm, tower="tower"), quiet)
+    assert [one.model["llm"] for one in made] == [f"lab/model@{'a' * 40}", str(tmp_path)]
+    assert [one.config["llm"] for one in made] == [f"lab/model@{'a' * 40}", str(tmp_path)]
 
 
 def test_another_number_of_devices_is_refused(bench):
