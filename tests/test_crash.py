@@ -11,6 +11,7 @@ import pytest
 from tests import mutants
 from tests.power_cut import MODES
 
+pytestmark = pytest.mark.timeout(1600)  # a walk takes a minute, on a busy machine several
 CASES = ("fetch", "synthesize", "eval", "checkpoint")
 FAST = [("fetch", "torn"), ("synthesize", "lost"), ("eval", "torn"), ("checkpoint", "torn"), ("checkpoint", "lost")]
 SLOW = [pair for pair in itertools.product(CASES, MODES) if pair not in FAST]
