@@ -38,7 +38,7 @@ def until_done(figures, out, server, *options, **settings):
     """The command, given again while answers are missing, three times at most; the exit status of each."""
     statuses = []
     while len(statuses) < 3 and 0 not in statuses:
-        done = inside.synthesize(figures, out, server, *GIVEN, *options, **{"timeout": 2} | settings)
+        done = inside.synthesize(figures, out, server, *GIVEN, *options, **{"timeout": 4} | settings)
         statuses.append(done.returncode)
     assert set(statuses) <= {0, 3}, done.stderr
     assert statuses[-1] == 0, done.stderr
