@@ -1,4 +1,4 @@
-"""``python -m tests.crash_cases CASE MODE FOLDER``: a run that is cut off at its first operation, begun
+"""``python -m tests.crash_cases CASE MODE FOLDER [STRIDE]``: a run that is cut off at its first operation, begun
 anew, cut off at its second, and so on until one ends clean; then what is damaged, as JSON.
 
 Every attempt is forked from this process, which has done the whole run once and has all libraries loaded.
@@ -266,10 +266,10 @@ def check_promises(notes):
         assert there >= size, f"{path}: of {size} durable bytes {there} are there"
 
 
-def walk(case, mode, root, impatient):
+def walk(case, mode, root, impatient, stride=1):
     """Cut off one run after the other; returns the number of points, and what was damaged at which.
 
-    With ``impatient``, the first damage ends it, else the tenth.
+    With ``impatient``, the first damage ends it, else the tenth.  ``stride`` is from one point to the next.
     """
     golden = root / "golden"
     golden.mkdir()
@@ -292,7 +292,7 @@ def walk(case, mode, root, impatient):
         shutil.rmtree(folder)
         if len(damaged) >= (1 if impatient else 10):
             return {"points": at, "damaged": damaged}
-        at += 1
+        at += stride
 
 
 def after(case, folder, wanted):
@@ -309,9 +309,9 @@ def after(case, folder, wanted):
     return [] if how == "clean" else [said or how]
 
 
-def main(name, mode, root, impatient=False):
+def main(name, mode, root, stride=1, impatient=False):
     os.fsync = lambda file: None  # what it makes durable is ``PowerCut``'s to say, and the disk's to take time for
-    print(json.dumps(walk(CASES[name](), mode, Path(root), impatient)))
+    print(json.dumps(walk(CASES[name](), mode, Path(root), impatient, int(stride))))
 
 
 if __name__ == "__main__":

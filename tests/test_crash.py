@@ -13,8 +13,12 @@ from tests.power_cut import MODES
 
 pytestmark = pytest.mark.timeout(1600)  # a walk takes a minute, on a busy machine several
 CASES = ("fetch", "synthesize", "eval", "checkpoint")
-FAST = [("fetch", "torn"), ("synthesize", "lost"), ("eval", "torn"), ("checkpoint", "torn"), ("checkpoint", "lost")]
-SLOW = [pair for pair in itertools.product(CASES, MODES) if pair not in FAST]
+FAST = [
+    ("fetch", "torn", 1), ("synthesize", "lost", 2), ("eval", "torn", 5), ("checkpoint", "torn", 1),
+    ("checkpoint", "lost", 1),
+]  # fmt: skip
+"""With the step from one operation to the next; in ``make test-slow`` it is 1 for all."""
+SLOW = [(*pair, 1) for pair in itertools.product(CASES, MODES) if (*pair, 1) not in FAST]
 
 
 def process(module, *words):
@@ -24,9 +28,13 @@ def process(module, *words):
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1500)
 
 
-@pytest.mark.parametrize(("case", "mode"), [*FAST, *(pytest.param(*pair, marks=pytest.mark.slow) for pair in SLOW)])
-def test_a_run_cut_off_at_any_operation_leaves_nothing_damaged_and_the_same_command_finishes_it(case, mode, tmp_path):
-    done = process("tests.crash_cases", case, mode, tmp_path)
+@pytest.mark.parametrize(
+    ("case", "mode", "stride"), [*FAST, *(pytest.param(*walk, marks=pytest.mark.slow) for walk in SLOW)]
+)
+def test_a_run_cut_off_at_any_operation_leaves_nothing_damaged_and_the_same_command_finishes_it(
+    case, mode, stride, tmp_path
+):
+    done = process("tests.crash_cases", case, mode, tmp_path, stride)
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(done.stdout)
     assert found["damaged"] == []

@@ -15,7 +15,7 @@ TESTED = {
     "killed at a random moment": [
         "faults/test_kills.py::test_a_verb_that_is_killed_again_and_again_ends_with_the_rows_of_an_undisturbed_run",
         "faults/test_kills.py::test_a_process_group_that_is_killed_three_times_ends_with_the_rows_of_an_undisturbed_run",
-        "stages/test_fetch_kill.py::test_after_ten_kills_the_rows_are_those_of_an_undisturbed_run_and_at_most_one_object_in_a_hundred_came_twice",
+        "stages/test_fetch_kill.py::test_after_kills_the_rows_are_those_of_an_undisturbed_run_and_at_most_one_object_in_a_hundred_came_twice",
         "stages/test_synthesize_kill.py::test_after_seven_kills_the_datasets_are_those_of_an_undisturbed_run_and_no_batch_was_paid_twice",
         "stages/test_evaluate_kill.py::test_after_kills_the_rows_are_those_of_an_undisturbed_run_and_each_cost_at_most_a_batch",
     ],

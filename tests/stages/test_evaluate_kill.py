@@ -61,7 +61,7 @@ def warm():
         yield started
 
 
-@pytest.mark.parametrize(("kills", "questions"), [(6, 36), pytest.param(20, 90, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("kills", "questions"), [(3, 24), pytest.param(20, 90, marks=pytest.mark.slow)])
 def test_after_kills_the_rows_are_those_of_an_undisturbed_run_and_each_cost_at_most_a_batch(
     warm, tiny_checkpoint, tmp_path, kills, questions
 ):
