@@ -6,7 +6,7 @@ from typing import Any
 
 from medvlm_cli.core.config import PretrainConfig, as_dict
 from medvlm_cli.core.launch import Training, run_stage
-from medvlm_cli.core.model.hub_id import hub_id, pinned
+from medvlm_cli.core.model.hub_id import pinned_llm
 from medvlm_cli.core.model.tiny import make_tiny
 from medvlm_cli.core.parity import semantics
 from medvlm_cli.core.ranks import leads
@@ -54,7 +54,7 @@ def pretrain(
         made = make_tiny(place / "models" / f"tiny-{config.seed}", config.seed, tell)
         parts = {name: str(made / name) if value == "tiny" else value for name, value in parts.items()}
     settings = as_dict(config)
-    if leads() and not Path(parts["llm"]).is_dir() and (named := pinned(hub_id(parts["llm"]))):
+    if leads() and (named := pinned_llm(parts["llm"])):
         parts["llm"] = settings["llm"] = str(named)  # a run that goes on another day goes on with the same model
     hostfile = settings.pop("hostfile")
     training = Training(

@@ -19,6 +19,7 @@ from medvlm_cli.core.commit import Lock
 from medvlm_cli.core.config import PretrainConfig
 from medvlm_cli.core.errors import BusyError, ConfigError, DataError, MedVLMError
 from medvlm_cli.core.features import Cache
+from medvlm_cli.core.model import hub_id
 from medvlm_cli.core.model.three_scale import S2ClipVisionModel
 from medvlm_cli.core.model.vlm import build_model
 from medvlm_cli.core.samples import Figures, Samples, Split
@@ -251,7 +252,7 @@ def test_another_run_is_refused_with_what_differs(bench, pretrained, there):
 
 def test_a_language_model_of_the_hub_belongs_to_the_run_with_its_commit(monkeypatch, tmp_path):
     made = []
-    monkeypatch.setattr(stage, "pinned", lambda where: where._replace(revision="a" * 40))
+    monkeypatch.setattr(hub_id, "pinned", lambda where: where and where._replace(revision="a" * 40))
     monkeypatch.setattr(stage, "run_stage", lambda training, *_: made.append(training) or {})
     for llm in ("lab/model", str(tmp_path)):
         stage.pretrain(tmp_path, [tmp_path], tmp_path / "out", PretrainConfig(llm=llm, tower="tower"), quiet)

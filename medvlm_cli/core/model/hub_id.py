@@ -45,3 +45,8 @@ def pinned(where: HubId | None) -> HubId | None:
         return where._replace(revision=resolve_revision(where.name).resolved)
     except Exception:  # no network and no copy, no such model: all the same here
         return where
+
+
+def pinned_llm(text: str) -> HubId | None:
+    """The language model of the hub that a setting names, ``pinned``; None where it names a folder, or neither."""
+    return None if Path(text).is_dir() else pinned(hub_id(text))

@@ -25,7 +25,7 @@ from medvlm_cli.core.errors import ConfigError
 from medvlm_cli.core.images import Fit
 from medvlm_cli.core.model import standalone
 from medvlm_cli.core.model.connector import init_connector
-from medvlm_cli.core.model.hub_id import hub_id, pinned
+from medvlm_cli.core.model.hub_id import pinned_llm
 from medvlm_cli.core.model.llms import LLMS, load_llm, stop_ids
 from medvlm_cli.core.model.loss import target_loss
 from medvlm_cli.core.model.standalone import MedVLMConfig, S2ClipVisionConfig, forget_conversions
@@ -89,7 +89,7 @@ def build_model(
         RemoteError: a part could not be fetched.
     """
     vision: Any = load_tower(tower, scales, antialias)
-    named = None if Path(llm).is_dir() else pinned(hub_id(llm))
+    named = pinned_llm(llm)
     words, tokenizer, family = load_llm(str(named or llm), dtype)
     processor = make_processor(tokenizer, vision.config, family, fit)
     config = make_config(vision.config, words.config, processor.image_token_id, fit, family)
