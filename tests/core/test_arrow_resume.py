@@ -18,6 +18,7 @@ from medvlm_cli.core.arrow import Harvest, Writer, open_dataset
 from medvlm_cli.core.errors import BusyError, DataError, ResourceError
 from medvlm_cli.core.schemas import FIGURES
 from tests.core.arrow_cases import KEYS, data_of, figure, harvest, write, write_and_die
+from tests.mounted import mounted, remount
 
 
 @pytest.fixture(scope="module")
@@ -271,15 +272,8 @@ def test_a_disk_that_refuses_leaves_a_run_that_resumes(tmp_path, whole, size):
 @pytest.fixture
 def small_disk(tmp_path):
     """A file system of 256 KiB, which a dataset of these tests does not fit into."""
-    if os.geteuid():
-        pytest.skip("only root may mount a tmpfs")
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "none", disk], capture_output=True, text=True)
-    if mount.returncode:
-        pytest.skip(f"no tmpfs: {mount.stderr.strip()}")
-    yield disk
-    subprocess.run(["umount", "-l", disk], check=True)
+    with mounted(tmp_path / "disk", "size=256k") as disk:
+        yield disk
 
 
 def test_a_full_disk_is_named_and_the_run_resumes_when_there_is_space(small_disk, whole):
@@ -287,7 +281,7 @@ def test_a_full_disk_is_named_and_the_run_resumes_when_there_is_space(small_disk
     with pytest.raises(ResourceError, match=r"no space left \([\d,]+ bytes free\)"):
         write(out)
     left = list(out.rglob("*.tmp"))
-    subprocess.run(["mount", "-o", "remount,size=4m", small_disk], check=True)
+    remount(small_disk, "size=4m")
     write(out)
     assert left == []
     assert data_of(out) == whole
@@ -295,7 +289,7 @@ def test_a_full_disk_is_named_and_the_run_resumes_when_there_is_space(small_disk
 
 @pytest.fixture
 def read_only_disk(small_disk):
-    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+    remount(small_disk, "ro")
     return small_disk
 
 

@@ -4,11 +4,10 @@ The first way to fill it needs no rights: no file may grow past a size.  The sec
 small as that, for whoever may mount one.
 """
 
-import subprocess
-
 import pytest
 
 from tests.faults.verbs import VERBS
+from tests.mounted import mounted, remount
 
 POINTS = 10
 SMALL, FULL = 300, 0.98
@@ -41,21 +40,9 @@ def test_without_room_a_verb_ends_with_6_and_with_room_the_same_command_makes_th
 
 @pytest.fixture
 def disk(tmp_path):
-    """Makes a file system of so many bytes, or gives one that is there so many."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-
-    def sized(size, *how):
-        return subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", ",".join([*how, f"size={size}"]), "none", folder],
-            capture_output=True,
-            text=True,
-        )
-
-    if (mounted := sized(4096)).returncode:
-        pytest.skip(f"no file system may be mounted here: {mounted.stderr.strip()}")
-    yield folder, sized
-    subprocess.run(["umount", "-l", folder], check=True)
+    """A file system of hardly any room."""
+    with mounted(tmp_path / "disk", "size=4096") as folder:
+        yield folder
 
 
 MOST = 0.7
@@ -71,10 +58,9 @@ def total(folder):
     "share", [pytest.param(tenth * MOST / 9, marks=[] if tenth == 7 else pytest.mark.slow) for tenth in range(10)]
 )
 def test_a_file_system_that_fills_up_loses_nothing(bench, disk, name, share):
-    folder, sized = disk
     verb, wanted, _ = bench.verb(name)
-    sized(8192 + int(share * total(bench.root / name)), "remount")
-    status, said = bench.start(verb, folder).wait(), bench.said(folder)
+    remount(disk, f"size={8192 + int(share * total(bench.root / name))}")
+    status, said = bench.start(verb, disk).wait(), bench.said(disk)
     assert (status, "Traceback" in said) == (6, False), said
-    sized(64 << 20, "remount")
-    assert bench.finish(verb, folder) == wanted
+    remount(disk, f"size={64 << 20}")
+    assert bench.finish(verb, disk) == wanted

@@ -9,19 +9,15 @@ import pytest
 from medvlm_cli.core.arrow import open_dataset
 from medvlm_cli.core.schemas import FIGURES
 from tests.faults.verbs import VERBS
+from tests.mounted import mounted
 from tests.synthesis import PICTURE, environment
 
 
 @pytest.fixture
 def read_only(tmp_path):
     """A folder that nobody may write to."""
-    folder = tmp_path / "read-only"
-    folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "ro", "none", folder], capture_output=True, text=True)
-    if mounted.returncode:
-        pytest.skip(f"no file system may be mounted here: {mounted.stderr.strip()}")
-    yield folder
-    subprocess.run(["umount", "-l", folder], check=True)
+    with mounted(tmp_path / "read-only", "ro") as folder:
+        yield folder
 
 
 @pytest.mark.parametrize("name", VERBS)
