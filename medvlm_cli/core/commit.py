@@ -12,6 +12,7 @@ import hashlib
 import os
 import shutil
 import socket
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -287,6 +288,24 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def _name(pid: int | str) -> str:
+    return f"process {pid}@{socket.gethostname()}"
+
+
+def _has_ended(holder: str) -> bool:
+    """True of a process of this machine that is gone: it was killed, and another has its lock now."""
+    pid = holder.removeprefix("process ").partition("@")[0]
+    if not pid.isdecimal() or holder != _name(pid):
+        return False
+    try:
+        os.kill(int(pid), 0)
+    except (ProcessLookupError, OverflowError):
+        return True
+    except PermissionError:
+        pass
+    return False
+
+
 class Lock:
     """One writer a folder: ``flock`` on ``<folder>/.lock``, which the kernel lets go when the process dies.
 
@@ -298,12 +317,13 @@ class Lock:
         self._file: int | None = None
 
     def acquire(self) -> None:
-        """Take the lock or fail at once.
+        """Take the lock or fail at once; within a second, where the one that has it has not written its name yet.
 
         Raises:
             LockedError: another process has it; the message names it.
             ResourceError: the folder takes no lock file.
         """
+        until = time.monotonic() + 1
         with refusals(self._path.parent):
             while self._file is None:
                 file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)
@@ -312,14 +332,17 @@ class Lock:
                     if self._is_ours(file):
                         self._file, file = file, -1
                 except BlockingIOError:
-                    holder = os.pread(file, 200, 0).decode("utf-8", "replace") or "another process"
-                    fix = "wait for it, end it, or give another folder with -o"
-                    raise LockedError(f"{self._path.parent} is being written by {holder}", fix) from None
+                    holder = os.pread(file, 200, 0).decode("utf-8", "replace")
+                    if (holder and not _has_ended(holder)) or time.monotonic() > until:
+                        fix = "wait for it, end it, or give another folder with -o"
+                        what = f"{self._path.parent} is being written by {holder or 'another process'}"
+                        raise LockedError(what, fix) from None
+                    time.sleep(0.01)  # it has just taken the lock, and writes its name next
                 finally:
                     if file >= 0:
                         os.close(file)
             os.ftruncate(self._file, 0)
-            os.pwrite(self._file, f"process {os.getpid()}@{socket.gethostname()}".encode(), 0)
+            os.pwrite(self._file, _name(os.getpid()).encode(), 0)
 
     def _is_ours(self, file: int) -> bool:
         """False when the last holder removed the file between our open and our lock."""

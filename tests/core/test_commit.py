@@ -1,11 +1,15 @@
 """What the disk refuses, and what is removed, at the one door to it; kills and power cuts are in ``test_crash``."""
 
 import errno
+import fcntl
 import hashlib
 import os
 import re
 import resource
 import signal
+import socket
+import subprocess
+import threading
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -122,6 +126,54 @@ def test_one_holds_a_lock_and_the_other_is_told_who(tmp_path):
     second.release()
     second.release()
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("left", ["", "process {gone}@{host}"], ids=["nothing", "the_name_of_one_that_was_killed"])
+def test_who_has_just_taken_a_lock_is_told_by_the_name_that_it_writes_next(tmp_path, left):
+    """Between lock and name its file holds what was left in it; here for a fifth of a second."""
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    path = tmp_path / ".lock"
+    path.write_text(left.format(gone=ended.pid, host=socket.gethostname()))
+    with path.open("r+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        naming = threading.Timer(0.2, path.write_text, ["process 1@elsewhere"])
+        naming.start()
+        with pytest.raises(LockedError, match="is being written by process 1@elsewhere"):
+            commit.Lock(tmp_path).acquire()
+        naming.join()
+
+
+def test_who_has_a_lock_and_never_says_so_is_another_process(tmp_path):
+    with (tmp_path / ".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(LockedError, match="is being written by another process"):
+            commit.Lock(tmp_path).acquire()
+
+
+def test_a_lock_that_is_let_go_before_its_holder_was_named_is_taken(tmp_path):
+    path, lock = tmp_path / ".lock", commit.Lock(tmp_path)
+    file = path.open("w")
+    fcntl.flock(file, fcntl.LOCK_EX)
+    ending = threading.Timer(0.2, lambda: (path.unlink(), file.close()))
+    ending.start()
+    lock.acquire()
+    assert path.read_text() == f"process {os.getpid()}@{socket.gethostname()}"
+    lock.release()
+
+
+def test_the_process_of_another_user_has_not_ended(tmp_path, monkeypatch):
+    path = tmp_path / ".lock"
+    path.write_text(f"process 1@{socket.gethostname()}")
+
+    def refuse(pid, number):
+        raise PermissionError(errno.EPERM, "of another user")
+
+    monkeypatch.setattr(commit.os, "kill", refuse)
+    with path.open() as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(LockedError, match="is being written by process 1@"):
+            commit.Lock(tmp_path).acquire()
 
 
 def test_a_lock_whose_file_its_holder_has_just_removed_is_taken_anew(tmp_path, monkeypatch):
