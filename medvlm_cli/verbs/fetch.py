@@ -52,7 +52,7 @@ def fetch(  # noqa: PLR0913 - one option for each way to select, and the source 
 
     \b
     Examples:
-      medvlm fetch phantom --set n=300
+      medvlm fetch phantom --set n=100
       medvlm fetch pmc --dry-run
       medvlm fetch pmc --from articles
       medvlm fetch folder my-images --captions my-images/captions.csv
