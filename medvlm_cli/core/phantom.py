@@ -133,13 +133,13 @@ def tower_pairs(seed: int, figures: int) -> Iterator[tuple[np.ndarray, str]]:
         rng = generator("tower", seed, index, 3)
         words = words_for(phantom.modality, phantom.area, phantom.lesion)
         large = "no {large}" if phantom.area == "none" else "{large} {area}"
+        sides = {scale: _shrunk(phantom.image, 32 * scale) for scale in (1, 2, 3)}
         for _ in range(2):
-            yield _shrunk(phantom.image, 32), f"{{name}}, {large}, {{lesion}} small lesion".format(**words)
+            yield sides[1], f"{{name}}, {large}, {{lesion}} small lesion".format(**words)
         for scale in (2, 3, 3, 3):
-            image = _shrunk(phantom.image, 32 * scale)
             at = np.array(phantom.lesion_at) * (32 * scale / SIDE) - rng.uniform(5, 27, 2)
             left, top = np.clip(at.round().astype(int), 0, 32 * (scale - 1))
-            yield image[top : top + 32, left : left + 32], "{name}, {lesion} small lesion".format(**words)
+            yield sides[scale][top : top + 32, left : left + 32], "{name}, {lesion} small lesion".format(**words)
 
 
 def tower_texts(seed: int, figures: int) -> Iterator[tuple[str, str, dict[str, tuple[str, str]]]]:

@@ -47,7 +47,7 @@ def over(base: Field, mask: Field, value: float | Field) -> Field:
     return base + (value - base) * mask
 
 
-@lru_cache(maxsize=16)
+@lru_cache(maxsize=32)  # the four clouds of each of the painters' eight powers
 def _cloud(seed: int, power: float) -> Field:
     """A random field, mean 0 and deviation 1, its spectrum falling as ``1 / f ** power``; repeats after 256 pixels."""
     rng = np.random.default_rng([77, seed])
