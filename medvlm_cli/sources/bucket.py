@@ -161,6 +161,11 @@ class Bucket:
         except FaultyError as error:
             self._has_listings = not error.final
 
+    async def is_there(self) -> None:
+        """Ask as ``probe`` does and make nothing of the answer; only ``CircuitOpenError`` is raised."""
+        with contextlib.suppress(GoneError, FaultyError):
+            await self._listing("metadata/", "", max_keys="1")
+
     async def images(self, place: BucketPlace, files: list[str]) -> None:
         """Get media of a place; what cannot be had is noted in ``place.lost``."""
         await asyncio.gather(*(self._image(place, file) for file in files))

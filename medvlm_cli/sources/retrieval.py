@@ -17,7 +17,7 @@ from medvlm_cli.core import parts
 from medvlm_cli.core.arrow import Harvest, Reject
 from medvlm_cli.core.config import FetchConfig
 from medvlm_cli.core.crew import Crew, WorkerDiedError
-from medvlm_cli.core.errors import LaterError
+from medvlm_cli.core.errors import LaterError, RemoteError
 from medvlm_cli.core.hosts import shown
 from medvlm_cli.core.http import CircuitOpenError, Http
 from medvlm_cli.core.pace import Patience
@@ -29,6 +29,8 @@ from medvlm_cli.sources.reading import Reading
 AHEAD = 4
 """Articles under way for each connection: enough that those which wait for a slow answer leave no connection idle."""
 HELD_BYTES = 512 << 20
+PULSE_SECONDS = 5.0
+"""How often a bucket is asked whether it is there, well within the silence after which it counts as gone."""
 
 
 _LATER = "run the same command again: it asks for these alone, and gives them up if they fail a second time"
@@ -173,7 +175,7 @@ class Retrieval:
             bucket = Bucket(self._config.bucket, self._http, self._ledger)
             if any(not self._known.get(key) or self._ledger.has_failed(key) for key in self._keys):
                 await bucket.probe()
-            async with asyncio.TaskGroup() as group:
+            async with contextlib.AsyncExitStack() as last, asyncio.TaskGroup() as group:
                 for key in self._keys:
                     await self._may_begin()
                     if key in self._ready:
@@ -181,6 +183,7 @@ class Retrieval:
                         continue
                     self._under_way += 1
                     group.create_task(self._one(bucket, key))
+                last.callback(asyncio.create_task(_pulse(bucket)).cancel)
 
     async def _may_begin(self) -> None:
         while self._under_way >= AHEAD * self._config.connections or self._held > HELD_BYTES:
@@ -214,6 +217,18 @@ class Retrieval:
             return await asyncio.wrap_future(self._crew.submit(reading.finish, found, place, self._config))
         except WorkerDiedError:
             return self._died(key, f"{place.name}: reading it killed its process twice")
+
+
+async def _pulse(bucket: Bucket) -> None:
+    """Ask a bucket again and again whether it is there, while the last articles are under way.
+
+    Where all that is left are objects that fail, nothing else would tell them from a bucket that is gone, and the run
+    would end each time before it gave them up.  Earlier the many other answers tell.
+    """
+    with contextlib.suppress(RemoteError):
+        while True:
+            await asyncio.sleep(PULSE_SECONDS)
+            await bucket.is_there()
 
 
 def _size(harvest: Harvest | None) -> int:

@@ -157,6 +157,24 @@ def test_what_fails_in_a_second_run_too_is_given_up(tmp_path, hasty):
     assert not list((tmp_path / ".out.state/ledger").rglob("*.log"))
 
 
+def test_a_bucket_that_lists_is_there_though_all_that_is_left_to_ask_for_fails(tmp_path, monkeypatch):
+    """More failures in a row, and for longer, than of a bucket that is gone: and yet they are given up."""
+
+    def patience(**settings):
+        return dataclasses.replace(Patience(**settings), first_pause=0.02, longest_pause=0.2, silence=1.0)
+
+    monkeypatch.setattr(retrieval, "Patience", patience)
+    monkeypatch.setattr(retrieval, "PULSE_SECONDS", 0.2)
+    (tmp_path / "ids.txt").write_text("\n".join(article.id for article in ARTICLES))
+    with serving(objects_of(ARTICLES)) as server:
+        without(server, *(f"a{number}-g2.jpg" for number in range(20, 40)))
+        config = FetchConfig(pmcids=str(tmp_path / "ids.txt"), bucket=server.url, tries=12)
+        with pytest.raises(LaterError, match="of 20 articles something could not be had just now"):
+            fetch("pmc", tmp_path / "out", config, lambda *_: None)
+        summary = fetch("pmc", tmp_path / "out", config, lambda *_: None)
+    assert (summary["rows"], summary["reasons"]) == (160, {"unavailable": 20})
+
+
 def test_a_listing_with_a_flipped_version_is_asked_for_again(tmp_path, hasty):
     (tmp_path / "ids.txt").write_text("PMC1")
     with serving(Article(1).objects()) as server:
