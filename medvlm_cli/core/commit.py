@@ -299,10 +299,10 @@ def _has_ended(holder: str) -> bool:
         return False
     try:
         os.kill(int(pid), 0)
+    except PermissionError:  # it is another user's
+        return False
     except (ProcessLookupError, OverflowError):
         return True
-    except PermissionError:
-        pass
     return False
 
 

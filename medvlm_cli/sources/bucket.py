@@ -152,19 +152,15 @@ class Bucket:
     async def probe(self) -> None:
         """Ask for something that is always there, so that a bucket which answers is known from one that does not.
 
-        It also tells a bucket from a mirror that is a plain web server, which has no listings.
+        It also tells a bucket from a mirror that is a plain web server, which has no listings.  It may be asked again:
+        what was found to have none is not thought to have some because it was out of order once.
         """
         try:
             await self._listing("metadata/", "", max_keys="1")
         except GoneError:
             self._has_listings = False
         except FaultyError as error:
-            self._has_listings = not error.final
-
-    async def is_there(self) -> None:
-        """Ask as ``probe`` does and make nothing of the answer; only ``CircuitOpenError`` is raised."""
-        with contextlib.suppress(GoneError, FaultyError):
-            await self._listing("metadata/", "", max_keys="1")
+            self._has_listings = self._has_listings and not error.final
 
     async def images(self, place: BucketPlace, files: list[str]) -> None:
         """Get media of a place; what cannot be had is noted in ``place.lost``."""

@@ -228,7 +228,7 @@ async def _pulse(bucket: Bucket) -> None:
     with contextlib.suppress(RemoteError):
         while True:
             await asyncio.sleep(PULSE_SECONDS)
-            await bucket.is_there()
+            await bucket.probe()
 
 
 def _size(harvest: Harvest | None) -> int:
