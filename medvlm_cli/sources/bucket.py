@@ -217,6 +217,8 @@ class Bucket:
                 folders = await self._listing(f"{article}.", "/")
                 numbers = [key.rstrip("/").partition(".")[2] for key, _ in folders if key.endswith("/")]
                 found = sorted((int(number), None) for number in numbers if re.fullmatch(_NUMBER, number))
+                if found and not anew:  # or the listing was a faulty one, and without its ETags metadata is not proved
+                    return await self._versions(article, anew=True)
             self._ledger.note_versions(article, found)
         return found
 

@@ -187,6 +187,27 @@ def test_a_listing_with_a_flipped_version_is_asked_for_again(tmp_path, hasty):
     assert (summary["rows"], summary["rejected"]) == (3, 0)
 
 
+def test_metadata_is_proved_by_a_listing_also_where_the_first_listing_was_faulty(tmp_path, hasty):
+    objects = Article(1).objects()
+    stated = objects["metadata/PMC1.1.json"]
+    (tmp_path / "ids.txt").write_text("PMC1")
+    with serving(objects) as server:
+        listing, find = server._list, server._find
+        flipped, wrong = iter([True]), iter([stated.replace(b"license_code", b"license_bode")])
+        server._list = lambda query: (
+            listing(query).replace(b"metadata/", b"metadatc/")
+            if query["prefix"] == "metadata/PMC1." and next(flipped, False)
+            else listing(query)
+        )
+        server._find = lambda target: (
+            (200, next(wrong, stated), {}) if target == "/metadata/PMC1.1.json" else find(target)
+        )
+        config = FetchConfig(pmcids=str(tmp_path / "ids.txt"), bucket=server.url, tries=2)
+        summary = fetch("pmc", tmp_path / "out", config, lambda *_: None)
+    assert stated != stated.replace(b"license_code", b"license_bode")
+    assert (summary["rows"], summary["rejected"]) == (3, 0)
+
+
 def test_a_mirror_that_is_a_plain_web_server_serves_too(tmp_path, hasty):
     versions = [Article(1), Article(2), Article(2, version=2, figures=2), Article(3, version=2)]
     write(tmp_path / "mirror", objects_of(versions))
